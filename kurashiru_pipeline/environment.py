@@ -84,7 +84,11 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("KURASHIRU_MODELS", "{home}/models", "{home}/models", "{home}/models", "model artifacts"),
     Setting("KURASHIRU_AWS_REGION", "ap-northeast-1", "ap-northeast-1", "ap-northeast-1", "AWS region"),
     Setting(
-        "KURASHIRU_AWS_PORT", "5566", "0", "0", "port of the emulated AWS that `kurashiru up` starts; 0 = none"
+        "KURASHIRU_AWS_PORT",
+        "5566",
+        "0",
+        "0",
+        "port of the emulated AWS that `kurashiru up` starts; 0 = none",
     ),
     Setting("KURASHIRU_DAGSTER_PORT", "3000", "3000", "3000", "port of the Dagster UI"),
     Setting(
@@ -113,9 +117,7 @@ SETTINGS: tuple[Setting, ...] = (
     _everywhere("KURASHIRU_FRESHNESS_SECONDS", "180", "freshness check: p95 landed -> readable above this warns"),
     _everywhere("KURASHIRU_REJECT_RATE_PCT", "5", "reject-rate check: a share of lines above this warns"),
     Setting("KURASHIRU_SENSORS", "running", "stopped", "stopped", "status of sensors on a new instance"),
-    Setting(
-        "KURASHIRU_SNOWFLAKE_ACCOUNT", "", Required("myorg-staging"), Required("myorg-production"), "account"
-    ),
+    Setting("KURASHIRU_SNOWFLAKE_ACCOUNT", "", Required("myorg-staging"), Required("myorg-production"), "account"),
     Setting("KURASHIRU_SNOWFLAKE_USER", "", Required("SVC_DAGSTER"), Required("SVC_DAGSTER"), "service user"),
     Setting(
         "KURASHIRU_SNOWFLAKE_PRIVATE_KEY_PATH",
@@ -124,9 +126,7 @@ SETTINGS: tuple[Setting, ...] = (
         Required("/run/secrets/snowflake_key.p8"),
         "PKCS#8 key of the service user",
     ),
-    Setting(
-        "KURASHIRU_SNOWFLAKE_PRIVATE_KEY_PASSPHRASE", "", "", "", "passphrase of the key, if it has one", True
-    ),
+    Setting("KURASHIRU_SNOWFLAKE_PRIVATE_KEY_PASSPHRASE", "", "", "", "passphrase of the key, if it has one", True),
     Setting("KURASHIRU_SNOWFLAKE_ROLE", "", "FR_ORCHESTRATOR", "FR_ORCHESTRATOR", "role"),
     Setting("KURASHIRU_SNOWFLAKE_WAREHOUSE", "", "WH_TRANSFORM", "WH_TRANSFORM", "warehouse of the transforms"),
     Setting("KURASHIRU_SNOWFLAKE_DATABASE", "", "KURASHIRU_STAGING", "KURASHIRU", "database"),
@@ -142,9 +142,7 @@ class Settings:
     environ: Mapping[str, str]
 
     @classmethod
-    def load(
-        cls, environment: Environment | None = None, environ: Mapping[str, str] | None = None
-    ) -> "Settings":
+    def load(cls, environment: Environment | None = None, environ: Mapping[str, str] | None = None) -> "Settings":
         """Settings of `environment` (default: the current one), overridden by variables in `environ`."""
         variables = os.environ if environ is None else environ
         return cls(environment or Environment.current(variables), variables)

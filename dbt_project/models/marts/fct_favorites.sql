@@ -1,0 +1,30 @@
+{{ config(
+    materialized='incremental',
+    incremental_strategy='append',
+    pre_hook="{{ delete_backfilled_days() }}"
+) }}
+
+with arrived as (
+    select *
+    from {{ ref('int_behaviors_deduplicated') }}
+    where event_name in ('recipe_favorite', 'recipe_unfavorite') and {{ arrived_since_last_run() }}
+)
+
+select
+    arrived.event_id,
+    arrived.user_id,
+    arrived.session_id,
+    arrived.recipe_id,
+
+    arrived.platform,
+
+    arrived.event_name = 'recipe_favorite' as is_added,
+
+    arrived.occurred_on,
+    arrived.occurred_at,
+    arrived.loaded_at
+from arrived
+{% if is_incremental() %}
+left join {{ this }} as known on arrived.event_id = known.event_id
+where known.event_id is null
+{% endif %}

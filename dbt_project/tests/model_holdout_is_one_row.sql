@@ -1,0 +1,4 @@
+-- The marts that read it join it to every row of theirs.
+select count(*) as row_count
+from {{ ref('model_holdout') }}
+having count(*) != 1

@@ -1,0 +1,3 @@
+select *
+from {{ ref('recipe_transitions') }}
+where from_recipe_id = to_recipe_id

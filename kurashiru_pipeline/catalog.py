@@ -1,0 +1,70 @@
+"""The vocabulary of the graph: asset keys, groups, owners, streams, stages.
+
+Here: names that more than one module must spell the same way, equal in every environment.
+Not here: behaviour, settings, or anything that imports dagster (keys are plain tuples).
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+Key = tuple[str, str]
+
+
+class Group(StrEnum):
+    """Business domain of an asset."""
+
+    INGESTION = "ingestion"
+    STAGING = "staging"
+    RECOMMENDATION = "recommendation"
+    SERVING = "serving"
+    MARTS = "marts"
+    MODEL = "model"
+
+
+class Owner(StrEnum):
+    """Team that answers for an asset."""
+
+    DATA_PLATFORM = "team:data-platform"
+    PERSONALIZATION = "team:personalization"
+    ANALYTICS = "team:analytics"
+
+
+class Stage(StrEnum):
+    """Steps of a micro-batch, in order; the ledger records each of them once a batch."""
+
+    STAGE = "stage"
+    COLLECT = "collect"
+    PREPROCESS = "preprocess"
+    RECOMMEND = "recommend"
+    REFLECT = "reflect"
+
+
+RAW_BEHAVIOR_EVENTS: Key = ("raw", "behavior_events")
+STAGED_BEHAVIOR_EVENTS: Key = ("staging", "behavior_events")
+REJECTED_EVENTS: Key = ("staging", "rejected_events")
+RECIPES: Key = ("staging", "recipes")
+USERS: Key = ("staging", "users")
+RECENT_BEHAVIORS: Key = ("recommendation", "recent_behaviors")
+USER_PROFILES: Key = ("recommendation", "user_profiles")
+LIVE_POPULARITY: Key = ("recommendation", "live_popularity")
+RECOMMENDATIONS: Key = ("recommendation", "recommendations")
+DELIVERED_ITEMS: Key = ("serving", "delivered_items")
+DYNAMODB_RECOMMENDATIONS: Key = ("dynamodb", "recommendations")
+PROMOTED_ARTIFACT: Key = ("model", "promoted_artifact")
+
+
+MICRO_BATCH_JOB = "micro_batch_job"
+ANALYTICS_JOB = "analytics_hourly"
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A named, append-only change stream with one consumer."""
+
+    name: str
+    schema: str
+    table: str
+
+
+RAW_EVENTS_STREAM = Stream("raw_behavior_events", *RAW_BEHAVIOR_EVENTS)
+STREAMS: tuple[Stream, ...] = (RAW_EVENTS_STREAM,)

@@ -1,0 +1,416 @@
+"""`kurashiru`: everything a person types.
+
+Here: arguments, progress, and how results look; --json where a machine may read.
+Not here: any work. Imports stand inside the commands, so that each starts as fast as what it needs.
+"""
+
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from kurashiru_pipeline.environment import Settings
+from kurashiru_pipeline.errors import KurashiruError
+
+OUT = Console()
+ERR = Console(stderr=True)
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for a machine to read.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+def cli() -> None:
+    """Behaviour events to real-time recipe recommendations, from landed files to DynamoDB.
+
+    \b
+    Start with:   kurashiru up && kurashiru simulate --rate 200 --minutes 1
+    Or all of it: kurashiru demo
+    """
+
+
+def main() -> None:
+    """Entry point: errors raised on purpose are printed as one readable line."""
+    try:
+        cli(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        ERR.print("interrupted")
+        sys.exit(130)
+    except KurashiruError as error:
+        ERR.print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
+        sys.exit(1)
+
+
+@cli.command()
+@json_option
+def env(as_json: bool) -> None:
+    """Show every setting of the current environment (KURASHIRU_ENV)."""
+    settings = Settings.load()
+    if as_json:
+        _print_json({name: value for name, value, _ in settings.rows()})
+        return
+    table = Table(title=f"environment: {settings.environment}", title_justify="left")
+    for column in ("variable", "value", "meaning"):
+        table.add_column(column, overflow="fold")
+    for row in settings.rows():
+        table.add_row(*row)
+    OUT.print(table)
+
+
+def _port_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    command = click.option("--aws-port", type=int, help="Port of the emulated AWS (KURASHIRU_AWS_PORT).")(command)
+    return click.option("--dagster-port", type=int, help="Port of the Dagster UI (KURASHIRU_DAGSTER_PORT).")(command)
+
+
+def _with_ports(aws_port: int | None, dagster_port: int | None) -> Settings:
+    settings = Settings.load()
+    given = {"KURASHIRU_AWS_PORT": aws_port, "KURASHIRU_DAGSTER_PORT": dagster_port}
+    chosen = {name: str(port) for name, port in given.items() if port is not None}
+    return dataclasses.replace(settings, environ={**settings.environ, **chosen})
+
+
+@cli.command()
+@click.option("--no-dagster", is_flag=True, help="Start only the emulated AWS.")
+@_port_options
+def up(no_dagster: bool, aws_port: int | None, dagster_port: int | None) -> None:
+    """Start the local stack: emulated AWS and Dagster with its UI, sensors running."""
+    from kurashiru_pipeline.local import stack
+
+    settings = _with_ports(aws_port, dagster_port)
+    stack.up(settings, dagster=not no_dagster, on_event=_say)
+
+
+@cli.command()
+def down() -> None:
+    """Stop the local stack. State under .kurashiru/ stays; what the emulated AWS held is sent again at the next run."""
+    from kurashiru_pipeline.local import stack
+
+    stack.down(Settings.load(), on_event=_say)
+
+
+@cli.command()
+@json_option
+def doctor(as_json: bool) -> None:
+    """Check the set-up and say how to mend each finding."""
+    from kurashiru_pipeline.local.doctor import checks
+
+    findings = checks(Settings.load())
+    if as_json:
+        _print_json([dataclasses.asdict(finding) for finding in findings])
+    else:
+        for finding in findings:
+            mark = "[green]ok  [/]" if finding.ok else "[red]FAIL[/]"
+            OUT.print(f"{mark} [bold]{finding.name}[/]: {finding.detail}", highlight=False, soft_wrap=True)
+            if finding.mend:
+                OUT.print(f"     mend: {finding.mend}", highlight=False, soft_wrap=True)
+    if not all(finding.ok for finding in findings):
+        sys.exit(1)
+
+
+@cli.command()
+@click.option("--events", type=click.IntRange(min=1), help="Write this many lines at once.")
+@click.option("--rate", type=click.FloatRange(min=0, min_open=True), help="Write live: lines a second.")
+@click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="With --rate: for how long.")
+@click.option("--users", type=click.IntRange(min=1), default=2_000, show_default=True)
+@click.option("--recipes", type=click.IntRange(min=1), default=1_000, show_default=True)
+@click.option("--seed", type=int, default=1, show_default=True, help="Same seed, same traffic.")
+@click.option("--duplicates", type=float, default=0.0, show_default=True, help="Share of lines delivered twice.")
+@click.option("--malformed", type=float, default=0.0, show_default=True, help="Share of lines that are broken.")
+@click.option("--late", type=float, default=0.0, show_default=True, help="Share of events hours late.")
+@click.option("--days", type=float, default=3.0, show_default=True, help="With --events: days the events span.")
+@click.option(
+    "--until", type=click.DateTime(["%Y-%m-%dT%H:%M:%S"]), help="With --events: end of the span (UTC) [this hour]."
+)
+@json_option
+def simulate(as_json: bool, **arguments: Any) -> None:
+    """Write traffic into the landing folder, as Firehose would: recipes, users and behaviour events."""
+    from kurashiru_pipeline.local.simulate import simulate as write_traffic
+
+    if (arguments["events"] is None) == (arguments["rate"] is None):
+        message = "give either --events N or --rate R [--minutes M]"
+        raise click.UsageError(message)
+    settings = Settings.load()
+    started = time.monotonic()
+    with _progress("simulating", is_shown=not as_json) as report:
+        manifest = write_traffic(settings.landing, **arguments, on_progress=report)
+    seconds = time.monotonic() - started
+    if as_json:
+        _print_json(manifest)
+        return
+    lines = manifest["runs"][-1]["lines"]
+    OUT.print(
+        f"{lines:,} lines in {seconds:.1f} s ({lines / seconds:,.0f} a second) under {settings.landing}; "
+        f"true counts in manifest.json",
+        soft_wrap=True,
+    )
+
+
+@cli.command()
+@click.option("--interactions", type=click.Path(exists=True, dir_okay=False, path_type=Path), required=True)
+@click.option("--items", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--speed", type=float, help="Replay live, this many times faster than it happened [all at once].")
+@json_option
+def replay(interactions: Path, items: Path | None, speed: float | None, as_json: bool) -> None:
+    """Land real data of your own: any CSV or Parquet of user, item, timestamp[, action, rating]."""
+    from kurashiru_pipeline.local.replay import replay as land
+
+    settings = Settings.load()
+    with _progress("replaying", is_shown=not as_json) as report:
+        summary = land(
+            settings.landing,
+            interactions,
+            items,
+            speed=speed,
+            retention_days=settings.integer("KURASHIRU_RETENTION_DAYS"),
+            on_progress=report,
+        )
+    if as_json:
+        _print_json(summary)
+    else:
+        _print_pairs("replayed", summary)
+
+
+@cli.command()
+@click.option("--rescan", is_flag=True, help="Look through every folder, not only those changed since the last load.")
+@json_option
+def load(rescan: bool, as_json: bool) -> None:
+    """Load landed files into the raw table, each exactly once, and go no further."""
+    with _pipeline() as pipeline:
+        report = pipeline.load(is_rescan=rescan)
+    if as_json:
+        _print_json(dataclasses.asdict(report))
+        return
+    waits = "" if report.is_complete else "; more wait until these are staged: kurashiru drain"
+    OUT.print(f"{report.line_count:,} lines of {sum(report.files.values())} files loaded{waits}", soft_wrap=True)
+    for name, error in report.failed:
+        OUT.print(f"[red]unreadable[/] {name}: {error}", soft_wrap=True)
+
+
+@cli.command()
+@click.option("--rescan", is_flag=True, help="Look through every landing folder once.")
+@json_option
+def drain(rescan: bool, as_json: bool) -> None:
+    """Run micro-batches in this process until nothing is pending."""
+    from kurashiru_pipeline.local.stack import ensure_aws
+    from kurashiru_pipeline.realtime.drain import Tally
+    from kurashiru_pipeline.realtime.drain import drain as run_all
+
+    started = time.monotonic()
+    ensure_aws(Settings.load(), on_event=_say if not as_json else lambda _: None)
+    with _pipeline() as pipeline, _spinner(is_shown=not as_json) as show:
+
+        def on_progress(step: str, tally: Tally) -> None:
+            show(f"micro-batch {tally.batch_count + 1}: {step:<10} {tally.line_count:>12,} lines done")
+
+        tally = run_all(pipeline, on_progress, is_rescan=rescan)
+    seconds = time.monotonic() - started
+    if as_json:
+        _print_json({**dataclasses.asdict(tally), "total_seconds": round(seconds, 3)})
+        return
+    if not tally.batch_count:
+        OUT.print(f"nothing pending ({seconds:.1f} s)")
+        return
+    OUT.print(
+        f"{tally.line_count:,} lines in {tally.batch_count} micro-batches: {tally.staged_count:,} staged, "
+        f"{tally.duplicate_count:,} duplicates, {tally.rejected_count:,} rejected; "
+        f"{tally.item_count:,} items delivered ({seconds:.1f} s)",
+        soft_wrap=True,
+    )
+    OUT.print("  ".join(f"{step} {spent:.1f} s" for step, spent in tally.seconds.items()), style="dim")
+    if tally.failed_file_count:
+        OUT.print(f"[red]{tally.failed_file_count} files were unreadable[/]: kurashiru status")
+
+
+@cli.command()
+@json_option
+def status(as_json: bool) -> None:
+    """Counts, freshness, streams and processes."""
+    from kurashiru_pipeline.local import stack
+    from kurashiru_pipeline.realtime.status import read_status
+    from kurashiru_pipeline.warehouse import open_warehouse
+
+    settings = Settings.load()
+    with open_warehouse(settings, read_only=True) as warehouse:
+        document = read_status(warehouse, settings)
+    processes = [dataclasses.asdict(process) for process in stack.status(settings)]
+    if as_json:
+        _print_json({**document, "processes": processes})
+        return
+    counts = Table(title="counts", title_justify="left", show_header=False)
+    for name, value in document["counts"].items():
+        counts.add_row(name.replace("_", " "), f"{value:,}")
+    for reason, count in document["rejected_by_reason"].items():
+        counts.add_row(f"  rejected: {reason}", f"{count:,}", style="dim")
+    OUT.print(counts)
+    fresh = document["freshness_seconds"]
+    shown = {name: "-" if value is None else f"{value:.1f} s" for name, value in fresh.items()}
+    OUT.print(f"freshness (landed -> readable): p50 {shown['p50']}, p95 {shown['p95']}")
+    for stream in document["streams"]:
+        state = "[red]stale[/]" if stream["stale"] else ("has data" if stream["has_data"] else "empty")
+        OUT.print(f"stream {stream['name']}: {state} (offset {stream['offset']})")
+    OUT.print(f"pending: {document['pending'] or 'nothing'}")
+    OUT.print(f"model: {document['model_version'] or 'none yet (popular, fresh and diverse)'}")
+    for process in processes:
+        where = f" on http://127.0.0.1:{process['port']} (pid {process['pid']})" if process["pid"] else ""
+        OUT.print(f"{process['name']}: {process['state']}{where}", soft_wrap=True)
+
+
+@cli.command()
+@click.argument("user_id")
+@json_option
+def recommend(user_id: str, as_json: bool) -> None:
+    """Show a user's recommendations as the app's API would read them from DynamoDB."""
+    from kurashiru_pipeline.realtime.lookup import look_up
+
+    settings = Settings.load()
+    found = look_up(settings, user_id)
+    if as_json:
+        _print_json(found)
+        return
+    of_whom = f"user {user_id}" if not found["fallback"] else f"user {user_id} has no list; showing #default"
+    table = Table(
+        title=f"{of_whom} (version {found['version']}, {found['algorithm']}, {found['generated_at']} UTC)",
+        title_justify="left",
+    )
+    for column in ("#", "recipe", "title", "score", "reason"):
+        table.add_column(column, justify="right" if column in {"#", "score"} else "left", overflow="fold")
+    for rank, entry in enumerate(found["recipes"], start=1):
+        table.add_row(str(rank), entry["recipe_id"], entry["title"], f"{entry['score']:.3f}", entry["because"])
+    OUT.print(table)
+
+
+@cli.command()
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", default=8080, show_default=True)
+def serve(host: str, port: int) -> None:
+    """Serve the read API: GET /recommendations/USER_ID."""
+    from kurashiru_pipeline.serving.api import serve as run
+
+    run(Settings.load(), host, port)
+
+
+@cli.command("reset-stream")
+@click.argument("name")
+def reset_stream(name: str) -> None:
+    """Mend a stale stream: put its unread rows back in front of it."""
+    from kurashiru_pipeline.catalog import STREAMS
+    from kurashiru_pipeline.warehouse import open_warehouse
+
+    known = {stream.name: stream for stream in STREAMS}
+    if name not in known:
+        message = f"no stream {name!r}; there are: {', '.join(known)}"
+        raise click.BadParameter(message)
+    with open_warehouse(Settings.load(), on_wait=_say_waiting) as warehouse:
+        count = warehouse.reset_stream(known[name]) if warehouse.stream_status(known[name]).is_stale else None
+    if count is None:
+        OUT.print(f"stream {name} is not stale; nothing changed")
+    else:
+        OUT.print(f"stream {name}: {count:,} unread rows put back; stage them with: kurashiru drain", soft_wrap=True)
+
+
+@cli.command()
+@json_option
+def maintain(as_json: bool) -> None:
+    """Merge small files and expire snapshots that no stream needs (the Dagster schedule does it too)."""
+    from kurashiru_pipeline.warehouse import open_warehouse
+
+    with open_warehouse(Settings.load(), on_wait=_say_waiting) as warehouse:
+        report = dataclasses.asdict(warehouse.maintain())
+    if as_json:
+        _print_json(report)
+    else:
+        _print_pairs("maintenance", report)
+
+
+@cli.command()
+def prepare() -> None:
+    """Make DuckDB's extensions and the dbt manifest ready (`make setup` calls this)."""
+    from kurashiru_pipeline.analytics.prepare import prepare_manifest
+    from kurashiru_pipeline.warehouse.ducklake import import_extensions
+
+    import_extensions()
+    prepare_manifest(Settings.load())
+
+
+@cli.command()
+@click.option("--seconds", type=click.IntRange(min=10), default=60, show_default=True, help="Length of the traffic.")
+@click.option("--rate", type=click.FloatRange(min=1), default=300.0, show_default=True, help="Events a second.")
+@_port_options
+def demo(seconds: int, rate: float, aws_port: int | None, dagster_port: int | None) -> None:
+    """Run everything once: stack, traffic with faults in it, sensors, dbt, model; report; stop."""
+    from kurashiru_pipeline.local.demo import run_demo
+
+    run_demo(_with_ports(aws_port, dagster_port), OUT, seconds=seconds, rate=rate)
+
+
+@cli.command()
+@click.option("--rate", type=click.FloatRange(min=1), default=200.0, show_default=True, help="Events a second.")
+@_port_options
+def dev(rate: float, aws_port: int | None, dagster_port: int | None) -> None:
+    """Keep the stack open with traffic flowing, until Ctrl-C."""
+    from kurashiru_pipeline.local.demo import run_dev
+
+    run_dev(_with_ports(aws_port, dagster_port), OUT, rate=rate)
+
+
+@contextmanager
+def _pipeline() -> Iterator[Any]:
+    from kurashiru_pipeline.realtime.micro_batch import MicroBatchPipeline
+    from kurashiru_pipeline.serving.dynamodb import RecommendationTable
+    from kurashiru_pipeline.warehouse import open_warehouse
+
+    settings = Settings.load()
+    with open_warehouse(settings, on_wait=_say_waiting) as warehouse:
+        yield MicroBatchPipeline(warehouse, settings, lambda: RecommendationTable.from_settings(settings))
+
+
+@contextmanager
+def _progress(title: str, *, is_shown: bool) -> Iterator[Callable[[int, int | None], None]]:
+    columns = (SpinnerColumn(), TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=ERR, transient=True, disable=not is_shown) as progress:
+        task = progress.add_task(title, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+@contextmanager
+def _spinner(*, is_shown: bool) -> Iterator[Callable[[str], None]]:
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=ERR, transient=True, disable=not is_shown) as progress:
+        task = progress.add_task("opening the lake")
+        yield lambda text: progress.update(task, description=text)
+
+
+def _say(line: str) -> None:
+    OUT.print(line, highlight=False, soft_wrap=True)
+
+
+def _say_waiting(holder: str) -> None:
+    ERR.print(f"waiting: {holder} is writing to the lake", highlight=False, soft_wrap=True)
+
+
+def _print_pairs(title: str, pairs: dict[str, Any]) -> None:
+    table = Table(title=title, title_justify="left", show_header=False)
+    for name, value in pairs.items():
+        table.add_row(name.replace("_", " "), f"{value:,}" if isinstance(value, int) else str(value))
+    OUT.print(table)
+
+
+def _print_json(document: Any) -> None:
+    def plain(value: Any) -> Any:
+        if isinstance(value, datetime):
+            return value.replace(tzinfo=UTC).isoformat()
+        return str(value)
+
+    click.echo(json.dumps(document, ensure_ascii=False, indent=2, default=plain))

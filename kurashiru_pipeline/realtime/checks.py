@@ -1,0 +1,160 @@
+"""Asset checks of the near-real-time location.
+
+Here: the names of the checks, and pure functions from what a step did to a check's result.
+Not here: reading anything (assets.py hands it over); a check never changes state.
+"""
+
+from collections.abc import Mapping
+from typing import TypeAlias
+
+import dagster as dg
+
+from kurashiru_pipeline import catalog
+from kurashiru_pipeline.core.quality import Freshness
+from kurashiru_pipeline.realtime.micro_batch import Accounting, Delivery, StepResult
+from kurashiru_pipeline.warehouse.base import LoadReport, StreamStatus
+
+Figures: TypeAlias = Mapping[str, int | float | str]
+
+_NOTHING_TO_DO = "no micro-batch in hand"
+
+
+def spec(key: catalog.Key, name: str, description: str, *, is_blocking: bool = False) -> dg.AssetCheckSpec:
+    """Declaration of a check that the asset's own step evaluates."""
+    return dg.AssetCheckSpec(name=name, asset=dg.AssetKey(key), description=description, blocking=is_blocking)
+
+
+def result(
+    key: catalog.Key,
+    name: str,
+    *,
+    passed: bool,
+    description: str = "",
+    figures: Figures | None = None,
+    is_warning: bool = False,
+) -> dg.AssetCheckResult:
+    """Result of a check; `is_warning` marks one that should be looked at but stops nothing."""
+    return dg.AssetCheckResult(
+        passed=passed,
+        asset_key=dg.AssetKey(key),
+        check_name=name,
+        severity=dg.AssetCheckSeverity.WARN if is_warning else dg.AssetCheckSeverity.ERROR,
+        description=description or None,
+        metadata=dict(figures or {}),
+    )
+
+
+def files_readable(report: LoadReport) -> dg.AssetCheckResult:
+    """Files that could not be read are recorded and stop nothing, but somebody should look."""
+    return result(
+        catalog.RAW_BEHAVIOR_EVENTS,
+        "files_readable",
+        passed=not report.failed,
+        is_warning=True,
+        description="; ".join(f"{name}: {error}" for name, error in report.failed[:5]),
+        figures={"failed_files": len(report.failed), "files_put_again": len(report.ignored)},
+    )
+
+
+def unique_ids(key: catalog.Key, row_count: int, id_count: int) -> dg.AssetCheckResult:
+    """An upserted table has one row an id."""
+    return result(
+        key, "ids_unique", passed=row_count == id_count, figures={"rows": row_count, "distinct_ids": id_count}
+    )
+
+
+def accounting(batch: Accounting | None) -> dg.AssetCheckResult:
+    """Every line read is staged, a duplicate, or rejected."""
+    if batch is None:
+        return result(catalog.STAGED_BEHAVIOR_EVENTS, "accounting", passed=True, description=_NOTHING_TO_DO)
+    return result(
+        catalog.STAGED_BEHAVIOR_EVENTS,
+        "accounting",
+        passed=batch.is_balanced,
+        figures={
+            "read": batch.read_count,
+            "staged": batch.staged_count,
+            "duplicates": batch.duplicate_count,
+            "rejected": batch.rejected_count,
+        },
+    )
+
+
+def stream_not_stale(status: StreamStatus) -> dg.AssetCheckResult:
+    """The stream can still read everything it has not read."""
+    return result(
+        catalog.STAGED_BEHAVIOR_EVENTS,
+        "stream_not_stale",
+        passed=not status.is_stale,
+        description=f"mend it with: kurashiru reset-stream {status.name}" if status.is_stale else "",
+        figures={"offset": status.offset, "latest": status.latest},
+    )
+
+
+def reject_rate(batch: Accounting | None, limit_pct: int) -> dg.AssetCheckResult:
+    """A sudden share of rejected lines means that a producer changed."""
+    if batch is None or not batch.read_count:
+        return result(catalog.REJECTED_EVENTS, "reject_rate", passed=True, description=_NOTHING_TO_DO)
+    rate_pct = 100 * batch.rejected_count / batch.read_count
+    return result(
+        catalog.REJECTED_EVENTS,
+        "reject_rate",
+        passed=rate_pct <= limit_pct,
+        is_warning=True,
+        figures={"rejected_pct": round(rate_pct, 3), "limit_pct": limit_pct},
+    )
+
+
+def at_most(key: catalog.Key, name: str, value: int | None, limit: int) -> dg.AssetCheckResult:
+    """A figure that must not exceed a limit."""
+    if value is None:
+        return result(key, name, passed=True, description=_NOTHING_TO_DO)
+    return result(key, name, passed=value <= limit, figures={"value": value, "limit": limit})
+
+
+def lists_are_whole(step: StepResult) -> dg.AssetCheckResult:
+    """No list names a recipe twice; an empty list is worth a look (is the catalogue loaded?)."""
+    if step.batch_id is None:
+        return result(catalog.RECOMMENDATIONS, "lists_are_whole", passed=True, description=_NOTHING_TO_DO)
+    return result(
+        catalog.RECOMMENDATIONS,
+        "lists_are_whole",
+        passed=step.figures["repeated_recipes"] == 0 and step.figures["empty_lists"] == 0,
+        is_warning=step.figures["repeated_recipes"] == 0,
+        figures=step.figures,
+    )
+
+
+def freshness_within(batch: Freshness, limit_seconds: int) -> dg.AssetCheckResult:
+    """Landed file -> item readable, p95 of the micro-batch's lines."""
+    if batch.p95 is None:
+        return result(catalog.DYNAMODB_RECOMMENDATIONS, "freshness", passed=True, description=_NOTHING_TO_DO)
+    return result(
+        catalog.DYNAMODB_RECOMMENDATIONS,
+        "freshness",
+        passed=batch.p95 <= limit_seconds,
+        is_warning=True,
+        figures={"p95_seconds": round(batch.p95, 3), "limit_seconds": limit_seconds},
+    )
+
+
+def items_accepted(delivery: Delivery) -> dg.AssetCheckResult:
+    """An item that DynamoDB refuses is left out, so that it cannot hold up the others."""
+    return result(
+        catalog.DYNAMODB_RECOMMENDATIONS,
+        "items_accepted",
+        passed=not delivery.refused,
+        description="; ".join(f"{user_id}: {error}" for user_id, error in delivery.refused[:5]),
+        figures={"refused": len(delivery.refused)},
+    )
+
+
+def reconcile(key: catalog.Key, name: str, compared: int, differing: list[str]) -> dg.AssetCheckResult:
+    """DynamoDB holds what was recorded as delivered."""
+    return result(
+        key,
+        name,
+        passed=not differing,
+        description=f"differ or are missing: {', '.join(differing[:10])}" if differing else "",
+        figures={"compared": compared, "differing": len(differing)},
+    )

@@ -1,0 +1,159 @@
+"""The sensor that turns landed files and stream data into runs of the near-real-time job.
+
+Here: looking (lake, landing folder, table marker, run history) and long-polling inside a tick.
+Not here: the decision (core/trigger.py) and the work. The sensor keeps no cursor: the stream and the ledger are the
+state, so a failed, killed or deleted run is simply seen as work still pending.
+"""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import dagster as dg
+
+from kurashiru_pipeline.core.trigger import Decision, Seen, decide
+from kurashiru_pipeline.environment import Settings
+from kurashiru_pipeline.errors import ConfigurationError, TransientError
+from kurashiru_pipeline.realtime.micro_batch import is_delivery_target_unknown, pending_work
+from kurashiru_pipeline.serving.dynamodb import RecommendationTable
+from kurashiru_pipeline.warehouse import Warehouse, open_warehouse
+from kurashiru_pipeline.warehouse.ducklake import lake_folder, landing_signature
+
+# Dagster starts ticks on a grid of 5 s and ends them at 60 s: a tick just under a multiple of 5 s leaves no gap.
+LONG_POLL_SECONDS = 24.0
+_POLL_SECONDS = 0.1
+_TABLE_CHECK_SECONDS = 30.0
+_HISTORY = 12
+_IN_FLIGHT = [
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
+
+
+class PendingWatch:
+    """Whether there is work, asked often: looks into the lake only after something changed on disk."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._lake = lake_folder(settings)
+        self._warehouse: Warehouse | None = None
+        self._catalogue: tuple[int, int] | None = None
+        self._quiet_signature: object = None
+        self._table: RecommendationTable | None = None
+        self._next_table_check = 0.0
+
+    def pending(self) -> str | None:
+        """Why there is work, or None.
+
+        Raises:
+            TransientError: the lake or DynamoDB did not answer.
+        """
+        landing = self._settings.landing
+        signature = landing_signature(landing, self._lake)
+        if signature != self._quiet_signature:
+            reason = pending_work(self._opened(), self._settings)
+            if reason is not None:
+                return reason
+            self._quiet_signature = signature
+        return self._new_table()
+
+    def _new_table(self) -> str | None:
+        if time.monotonic() < self._next_table_check:
+            return None
+        self._next_table_check = time.monotonic() + _TABLE_CHECK_SECONDS
+        warehouse = self._opened()
+        if not warehouse.fetch("last_batch")["batch_id"][0].is_valid:
+            return None
+        if self._table is None:
+            self._table = RecommendationTable.from_settings(self._settings)
+        try:
+            is_unknown = is_delivery_target_unknown(warehouse, self._table)
+        except ConfigurationError:
+            # A missing table: the run creates it where that is allowed.
+            if not self._settings.flag("KURASHIRU_DYNAMODB_CREATE"):
+                raise
+            is_unknown = True
+        if is_unknown:
+            self._next_table_check = 0.0
+            return f"DynamoDB table {self._table.name} is not the one delivered to"
+        return None
+
+    def _opened(self) -> Warehouse:
+        catalogue = _identity(self._lake / "catalog.sqlite")
+        if self._warehouse is None or catalogue != self._catalogue:
+            if self._warehouse is not None:
+                self._warehouse.close()
+            self._warehouse = open_warehouse(self._settings, read_only=True)
+            self._catalogue = _identity(self._lake / "catalog.sqlite")
+        return self._warehouse
+
+
+def build_stream_sensor(job_name: str, settings: Callable[[], Settings], *, is_running: bool) -> dg.SensorDefinition:
+    """Sensor that requests one run at a time while there is work.
+
+    Args:
+        settings: read at the first tick, so that loading definitions needs nothing.
+        is_running: status on a new instance.
+    """
+    watch: list[PendingWatch] = []
+
+    @dg.sensor(
+        name="micro_batch_sensor",
+        job_name=job_name,
+        minimum_interval_seconds=1,
+        default_status=dg.DefaultSensorStatus.RUNNING if is_running else dg.DefaultSensorStatus.STOPPED,
+        description="Requests a run when files have landed, a stream has data or a micro-batch is not delivered.",
+    )
+    def micro_batch_sensor(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        deadline = time.monotonic() + LONG_POLL_SECONDS
+        while True:
+            try:
+                if not watch:
+                    watch.append(PendingWatch(settings()))
+                decision = look(context.instance, job_name, watch[0].pending)
+            except TransientError as error:
+                return dg.SkipReason(f"transient: {error}")
+            if decision.should_run:
+                return dg.RunRequest(tags={"kurashiru/trigger": decision.reason})
+            if time.monotonic() >= deadline:
+                return dg.SkipReason(decision.reason)
+            time.sleep(_POLL_SECONDS)
+
+    return micro_batch_sensor
+
+
+def look(instance: dg.DagsterInstance, job_name: str, pending: Callable[[], str | None]) -> Decision:
+    """One look and the decision. Run history is only read when there is work."""
+    reason = pending()
+    if reason is None:
+        return decide(Seen(None, None))
+    in_flight = instance.get_runs(dg.RunsFilter(job_name=job_name, statuses=_IN_FLIGHT), limit=1)
+    if in_flight:
+        return decide(Seen(reason, in_flight[0].run_id))
+    failures, since = _failures(instance, job_name)
+    return decide(Seen(reason, None, failures, since))
+
+
+def _failures(instance: dg.DagsterInstance, job_name: str) -> tuple[int, float]:
+    """Failed runs since the last success, and seconds since the newest of them ended."""
+    records = instance.get_run_records(dg.RunsFilter(job_name=job_name), limit=_HISTORY)
+    failed = []
+    for record in records:
+        if record.dagster_run.status != dg.DagsterRunStatus.FAILURE:
+            break
+        failed.append(record)
+    if not failed:
+        return 0, 0.0
+    newest = failed[0]
+    ended = newest.end_time or newest.update_timestamp.timestamp()
+    return len(failed), max(0.0, time.time() - ended)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    if not path.exists():
+        return None
+    stat = path.stat()
+    return stat.st_dev, stat.st_ino

@@ -1,0 +1,63 @@
+"""What the near-real-time lake holds and how fresh it is, as one document.
+
+Here: reading counts, streams, ledger and freshness for `kurashiru status`.
+Not here: processes of the local stack (local/stack.py) or how it is printed (cli.py).
+"""
+
+from typing import TypedDict
+
+from kurashiru_pipeline.catalog import STREAMS, Stage
+from kurashiru_pipeline.core.artifact import promoted_version
+from kurashiru_pipeline.environment import Settings
+from kurashiru_pipeline.realtime.micro_batch import batch_freshness, pending_work
+from kurashiru_pipeline.warehouse import Warehouse
+
+# Freshness is of now, not of the beginning of the lake.
+_FRESHNESS_BATCHES = 200
+
+
+class StreamState(TypedDict):
+    """One stream, as shown."""
+
+    name: str
+    offset: int
+    has_data: bool
+    stale: bool
+
+
+class Status(TypedDict):
+    """The document of `kurashiru status --json`."""
+
+    environment: str
+    engine: str
+    counts: dict[str, int]
+    rejected_by_reason: dict[str, int]
+    freshness_seconds: dict[str, float | None]
+    streams: list[StreamState]
+    pending_batches: int
+    pending: str | None
+    model_version: str | None
+
+
+def read_status(warehouse: Warehouse, settings: Settings) -> Status:
+    """Counts over the whole lake, freshness over the last micro-batches, and what is pending."""
+    [counts] = warehouse.fetch("status_counts").to_pylist()
+    [last] = warehouse.fetch("last_batch").to_pylist()
+    fresh = batch_freshness(warehouse, max(1, (last["batch_id"] or 0) - _FRESHNESS_BATCHES + 1))
+    states = [warehouse.stream_status(stream) for stream in STREAMS]
+    return {
+        "environment": settings.environment,
+        "engine": warehouse.engine,
+        "counts": {("raw" if name == "raw_count" else name): int(value) for name, value in counts.items()},
+        "rejected_by_reason": {
+            row["reason"]: row["line_count"] for row in warehouse.fetch("rejects_by_reason").to_pylist()
+        },
+        "freshness_seconds": {"p50": fresh.p50, "p95": fresh.p95},
+        "streams": [
+            {"name": state.name, "offset": state.offset, "has_data": state.has_data, "stale": state.is_stale}
+            for state in states
+        ],
+        "pending_batches": warehouse.fetch("unfinished_batches", last_stage=Stage.REFLECT).num_rows,
+        "pending": pending_work(warehouse, settings),
+        "model_version": promoted_version(settings.folder("KURASHIRU_MODELS")),
+    }

@@ -1,0 +1,16 @@
+-- Recent behaviours of the users the micro-batch touched.
+-- statement: behaviors
+select
+    behaviors.user_id,
+    behaviors.event_id,
+    behaviors.event_name,
+    behaviors.recipe_id,
+    behaviors.detail,
+    behaviors.occurred_at
+from recommendation.recent_behaviors as behaviors
+inner join (
+    select distinct user_id
+    from staging.behavior_events
+    where batch_id = {{ batch_id }} and event_name in {{ meaningful_event_names }}
+) as touched on behaviors.user_id = touched.user_id
+order by behaviors.user_id, behaviors.occurred_at desc, behaviors.event_id;

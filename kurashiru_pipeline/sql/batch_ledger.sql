@@ -1,0 +1,5 @@
+-- One micro-batch's accounting.
+-- statement: ledger
+select *
+from ops.batches
+where batch_id = {{ batch_id }};

@@ -1,0 +1,30 @@
+{#- What DuckDB and Snowflake say differently, as DuckDB says it. The Snowflake twin stands beside this file. -#}
+{%- macro json_type() %}json{% endmacro -%}
+{%- macro array_type(element) %}{{ element }}[]{% endmacro -%}
+{%- macro uuid_type() %}uuid{% endmacro -%}
+{%- macro byte_length(text) %}strlen({{ text }}){% endmacro -%}
+{%- macro matches(text, pattern) %}regexp_full_match({{ text }}, {{ pattern }}){% endmacro -%}
+{%- macro is_json(text) %}json_valid({{ text }}){% endmacro -%}
+{%- macro is_json_object(text) %}(json_type({{ text }}) = 'OBJECT'){% endmacro -%}
+{#- All fields in one reading of the document: a list of JSON values, in the order of `fields`. -#}
+{%- macro parse_document(text) -%}
+json_extract({{ text }}, [{% for field in fields %}'$.{{ field }}'{{ ', ' if not loop.last }}{% endfor %}])
+{%- endmacro -%}
+{#- A field that must be a JSON string: its text, or null when absent or of another type. -#}
+{%- macro document_text(document, field) -%}
+case when starts_with({{ document }}[{{ fields.index(field) + 1 }}], '"')
+    then {{ document }}[{{ fields.index(field) + 1 }}] ->> '$' end
+{%- endmacro -%}
+{#- A field that must be a JSON object: its JSON, or null when absent or of another type. -#}
+{%- macro document_object(document, field) -%}
+case when starts_with({{ document }}[{{ fields.index(field) + 1 }}], '{')
+    then {{ document }}[{{ fields.index(field) + 1 }}] end
+{%- endmacro -%}
+{#- A field's JSON, whatever its type; null when absent or JSON's null. -#}
+{%- macro document_value(document, field) -%}
+nullif({{ document }}[{{ fields.index(field) + 1 }}], 'null')
+{%- endmacro -%}
+{%- macro json_text(value, field) %}({{ value }} ->> '$.{{ field }}'){% endmacro -%}
+{%- macro seconds_between(earlier, later) %}(epoch({{ later }}) - epoch({{ earlier }})){% endmacro -%}
+{%- macro plus_hours(moment, hours) %}({{ moment }} + to_hours({{ hours }})){% endmacro -%}
+{%- macro minus_days(moment, days) %}({{ moment }} - to_days({{ days }})){% endmacro -%}

@@ -1,0 +1,14 @@
+-- What DynamoDB now holds, written only after it said so.
+-- statement: remove
+delete from serving.delivered_items
+where user_id in (select user_id from incoming_deliveries);
+
+-- statement: add
+insert into serving.delivered_items
+select
+    user_id,
+    version,
+    content_hash,
+    is_tombstone,
+    {{ delivered_at }} as delivered_at
+from incoming_deliveries;

@@ -1,0 +1,22 @@
+-- One profile a user: those of the micro-batch replace what was there; erased users go.
+-- statement: remove
+delete from recommendation.user_profiles
+where
+    user_id in (select user_id from incoming_profiles)
+    or user_id in (select user_id from ops.batch_erasures where batch_id = {{ batch_id }});
+
+-- statement: add
+insert into recommendation.user_profiles
+select
+    user_id,
+    {{ batch_id }} as batch_id,
+    as_of,
+    recipe_ids,
+    recipe_weights,
+    recipe_actions,
+    cooldowns,
+    ingredients,
+    ingredient_weights,
+    tastes,
+    taste_weights
+from incoming_profiles;

@@ -1,0 +1,19 @@
+-- One list a user: those of the micro-batch replace what was there; erased users go.
+-- statement: remove
+delete from recommendation.recommendations
+where
+    user_id in (select user_id from incoming_recommendations)
+    or user_id in (select user_id from ops.batch_erasures where batch_id = {{ batch_id }});
+
+-- statement: add
+insert into recommendation.recommendations
+select
+    user_id,
+    {{ batch_id }} as batch_id,
+    recipe_ids,
+    scores,
+    reasons,
+    algorithm,
+    content_hash,
+    {{ generated_at }} as generated_at
+from incoming_recommendations;

@@ -1,0 +1,19 @@
+-- Counts over the whole lake.
+-- statement: counts
+select
+    (select count(*) from raw.behavior_events) as raw_count,
+    (select count(*) from staging.behavior_events) as staged,
+    (select coalesce(sum(duplicate_count), 0) from ops.batches) as duplicates,
+    (select count(*) from staging.rejected_events) as rejected,
+    (
+        select count(*) from recommendation.recommendations where user_id not like '#%'
+    ) as users_with_recommendations,
+    (
+        select count(*) from serving.delivered_items where user_id not like '#%' and not is_tombstone
+    ) as delivered_users,
+    (select count(*) from staging.recipes where not is_deleted) as recipes,
+    (select count(*) from staging.users where not is_deleted) as users,
+    (select count(*) from ops.batches) as batches,
+    (select count(*) from raw.loaded_files where status = 'loaded') as loaded_files,
+    (select count(*) from raw.loaded_files where status = 'failed') as failed_files,
+    (select count(*) from raw.loaded_files where status = 'ignored') as ignored_files;

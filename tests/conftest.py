@@ -1,0 +1,57 @@
+"""Shared fixtures: settings in a temporary home, an emulated DynamoDB on loopback, a pipeline over both."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from moto.server import ThreadedMotoServer
+
+from kurashiru_pipeline.environment import Environment, Settings
+from kurashiru_pipeline.realtime.micro_batch import MicroBatchPipeline
+from kurashiru_pipeline.serving.dynamodb import RecommendationTable
+from kurashiru_pipeline.warehouse import open_warehouse
+
+
+@pytest.fixture(scope="session")
+def aws_endpoint() -> Iterator[str]:
+    """A DynamoDB over HTTP, on a port of its own."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    _, port = server.get_host_and_port()
+    yield f"http://127.0.0.1:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def variables(tmp_path: Path, aws_endpoint: str) -> dict[str, str]:
+    """Variables of a local environment that touches nothing outside the test."""
+    return {
+        "KURASHIRU_HOME": str(tmp_path / "home"),
+        "KURASHIRU_DYNAMODB_ENDPOINT": aws_endpoint,
+        "KURASHIRU_DYNAMODB_TABLE": f"recommendations-{tmp_path.name[-40:]}",
+    }
+
+
+@pytest.fixture
+def settings(variables: dict[str, str]) -> Settings:
+    return Settings.load(Environment.LOCAL, variables)
+
+
+@pytest.fixture
+def open_pipeline(settings: Settings) -> Iterator[Callable[..., MicroBatchPipeline]]:
+    """Opens the pipeline as a new process would; whatever is still open is closed at the end."""
+    opened: list[MicroBatchPipeline] = []
+
+    def open_one(**changes: str) -> MicroBatchPipeline:
+        while opened:
+            opened.pop().warehouse.close()
+        chosen = Settings.load(Environment.LOCAL, {**settings.environ, **changes})
+        warehouse = open_warehouse(chosen)
+        opened.append(
+            MicroBatchPipeline(warehouse, chosen, lambda: RecommendationTable.from_settings(chosen))
+        )
+        return opened[-1]
+
+    yield open_one
+    for pipeline in opened:
+        pipeline.warehouse.close()

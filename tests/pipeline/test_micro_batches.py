@@ -1,0 +1,143 @@
+"""The pipeline over landed files: every line accounted for, once, and nothing done twice."""
+
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from kurashiru_pipeline.catalog import RAW_EVENTS_STREAM
+from kurashiru_pipeline.environment import Settings
+from kurashiru_pipeline.local.simulate import simulate
+from kurashiru_pipeline.realtime.drain import Tally, drain
+from kurashiru_pipeline.realtime.lookup import look_up
+from kurashiru_pipeline.realtime.micro_batch import MicroBatchPipeline
+from kurashiru_pipeline.realtime.reconcile import reconcile_table
+from kurashiru_pipeline.realtime.status import read_status
+from kurashiru_pipeline.warehouse import open_warehouse
+from tests import state
+from tests.traffic import land, land_users
+
+Open = Callable[..., MicroBatchPipeline]
+
+
+def _drain(pipeline: MicroBatchPipeline) -> Tally:
+    return drain(pipeline, lambda step, tally: None)
+
+
+def test_the_engine_under_test_is_the_embedded_one(open_pipeline: Open) -> None:
+    assert open_pipeline().warehouse.engine == "ducklake"
+
+
+@pytest.mark.parametrize("max_batch_lines", ["500000", "700"])
+def test_counts_equal_the_simulators_manifest(open_pipeline: Open, settings: Settings, max_batch_lines: str) -> None:
+    manifest = simulate(
+        settings.landing,
+        events=3_000,
+        users=120,
+        recipes=80,
+        seed=7,
+        duplicates=0.03,
+        malformed=0.02,
+        late=0.02,
+        file_lines=500,
+    )
+    tally = _drain(open_pipeline(KURASHIRU_MAX_BATCH_LINES=max_batch_lines))
+    assert (tally.batch_count > 1) == (max_batch_lines == "700")
+    with open_warehouse(settings, read_only=True) as warehouse:
+        status = read_status(warehouse, settings)
+    counts = status["counts"]
+    assert counts["raw"] == manifest["lines"]
+    assert counts["staged"] == manifest["valid_events"]
+    assert counts["duplicates"] == manifest["duplicates"]
+    assert status["rejected_by_reason"] == manifest["rejected"]
+    assert counts["raw"] == counts["staged"] + counts["duplicates"] + counts["rejected"]
+    assert counts["recipes"] > 0
+    assert counts["users_with_recommendations"] == counts["delivered_users"] > 0
+    assert status["pending"] is None
+    assert status["pending_batches"] == 0
+
+
+def test_how_lines_are_cut_into_batches_changes_no_history(
+    open_pipeline: Open, settings: Settings, tmp_path: Path
+) -> None:
+    simulate(settings.landing, events=1_500, users=40, recipes=60, seed=3, late=0.1, file_lines=300)
+    _drain(open_pipeline())
+    whole = state.tables(settings)
+    other = {"KURASHIRU_HOME": str(tmp_path / "other"), "KURASHIRU_DYNAMODB_TABLE": f"other-{tmp_path.name[-40:]}"}
+    copy = Settings.load(settings.environment, {**settings.environ, **other})
+    simulate(copy.landing, events=1_500, users=40, recipes=60, seed=3, late=0.1, file_lines=300)
+    _drain(open_pipeline(**other, KURASHIRU_MAX_BATCH_LINES="300"))
+    cut = state.tables(copy)
+    assert whole["recommendation.recent_behaviors"] == cut["recommendation.recent_behaviors"]
+    assert [row[:-1] for row in whole["staging.behavior_events"]] == [
+        row[:-1] for row in cut["staging.behavior_events"]
+    ]
+
+
+def test_a_second_drain_writes_nothing(open_pipeline: Open, settings: Settings) -> None:
+    land(settings.landing, "a", events=50)
+    _drain(open_pipeline())
+    pipeline = open_pipeline()
+    before = _latest_snapshot(pipeline)
+    tally = _drain(pipeline)
+    assert tally.batch_count == tally.item_count == 0
+    assert _latest_snapshot(pipeline) == before
+
+
+def _latest_snapshot(pipeline: MicroBatchPipeline) -> int:
+    return pipeline.warehouse.stream_status(RAW_EVENTS_STREAM).latest
+
+
+def test_only_changed_lists_are_sent(open_pipeline: Open, settings: Settings) -> None:
+    land(settings.landing, "a", events=60)
+    _drain(open_pipeline())
+    before = state.items(settings)
+    made = land(settings.landing, "b", events=1, users=1)
+    _drain(open_pipeline())
+    after = state.items(settings)
+    changed = {user for user in after if after[user] != before.get(user)}
+    assert changed <= {made[0]["user_id"], "#default"}
+
+
+def test_an_erased_user_loses_state_and_gets_a_tombstone(open_pipeline: Open, settings: Settings) -> None:
+    land(settings.landing, "a", events=80)
+    _drain(open_pipeline())
+    assert not look_up(settings, "u1")["fallback"]
+    land_users(settings.landing, "erasure", ["u1"], updated_at=datetime(2026, 6, 1), is_deleted=True)
+    _drain(open_pipeline())
+    assert look_up(settings, "u1")["fallback"]
+    assert state.items(settings)["u1"]["deleted"] == {"BOOL": True}
+    tables = state.tables(settings)
+    for name in ("recent_behaviors", "user_profiles", "recommendations"):
+        assert not [row for row in tables[f"recommendation.{name}"] if row[0] == "u1"]
+
+    land(settings.landing, "late", events=40)
+    _drain(open_pipeline())
+    assert look_up(settings, "u1")["fallback"], "events that arrive after the erasure must not bring the user back"
+
+
+def test_versions_never_go_back(open_pipeline: Open, settings: Settings) -> None:
+    seen: dict[str, int] = {}
+    for name in "abcd":
+        land(settings.landing, name, events=30)
+        _drain(open_pipeline())
+        versions = {user: int(item["version"]["N"]) for user, item in state.items(settings).items()}
+        assert all(versions[user] >= version for user, version in seen.items())
+        seen = versions
+
+
+def test_dynamodb_reconciles_with_what_was_delivered(open_pipeline: Open, settings: Settings) -> None:
+    land(settings.landing, "a", events=60)
+    pipeline = open_pipeline()
+    _drain(pipeline)
+    long_ago = datetime(2020, 1, 1)
+    found = reconcile_table(pipeline.warehouse, pipeline.table, delivered_since=long_ago)
+    assert found.compared > 1
+    assert found.differing == []
+
+    client = pipeline.table._client
+    client.delete_item(TableName=pipeline.table.name, Key={"user_id": {"S": "u2"}})
+    client.put_item(TableName=pipeline.table.name, Item={"user_id": {"S": "stranger"}, "version": {"N": "1"}})
+    found = reconcile_table(pipeline.warehouse, pipeline.table, delivered_since=long_ago)
+    assert found.differing == ["stranger", "u2"]

@@ -1,0 +1,51 @@
+"""What a pipeline has made, without clocks: two runs over the same lines must agree on it."""
+
+from typing import Any
+
+from kurashiru_pipeline.environment import Settings
+from kurashiru_pipeline.serving.dynamodb import RecommendationTable, connect
+from kurashiru_pipeline.warehouse import open_warehouse
+from kurashiru_pipeline.warehouse.ducklake import ALIAS
+
+_TABLES = {
+    "raw.behavior_events": "payload, file_name, file_row_number",
+    "raw.loaded_files": "file_name, status, line_count",
+    "staging.behavior_events": "event_id, event_name, user_id, recipe_id, occurred_at, properties, batch_id",
+    "staging.rejected_events": "payload, reason, file_name, file_row_number, batch_id",
+    "staging.recipes": "*",
+    "staging.users": "*",
+    "recommendation.recent_behaviors": "*",
+    "recommendation.user_profiles": "*",
+    "recommendation.live_popularity": "*",
+    "recommendation.recommendations": "user_id, batch_id, recipe_ids, scores, reasons, algorithm, content_hash",
+    "serving.delivered_items": "user_id, version, content_hash, is_tombstone",
+    "ops.batches": "* exclude (staged_at)",
+    "ops.batch_files": "batch_id, file_name, line_count",
+    "ops.batch_stages": "batch_id, stage, row_count",
+}
+
+
+def tables(settings: Settings) -> dict[str, list[tuple[Any, ...]]]:
+    """Rows of every table, sorted, without load and delivery times."""
+    with open_warehouse(settings, read_only=True) as warehouse:
+        connection = warehouse._connection  # type: ignore[attr-defined]  # tests may look under the port
+        return {
+            table: connection.execute(f"select {columns} from {ALIAS}.{table} order by all").fetchall()
+            for table, columns in _TABLES.items()
+        }
+
+
+def items(settings: Settings) -> dict[str, dict[str, Any]]:
+    """Items of the DynamoDB table by user, without times and the marker."""
+    client = connect(settings)
+    pages = client.get_paginator("scan").paginate(TableName=settings.text("KURASHIRU_DYNAMODB_TABLE"))
+    found = {item["user_id"]["S"]: item for page in pages for item in page["Items"]}
+    found.pop("#marker")
+    return {
+        user: {name: value for name, value in item.items() if name not in {"generated_at", "expires_at"}}
+        for user, item in found.items()
+    }
+
+
+def table(settings: Settings) -> RecommendationTable:
+    return RecommendationTable.from_settings(settings)

@@ -1,0 +1,29 @@
+"""Lakes for these tests: real, in a temporary folder, without an emulated AWS."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kurashiru_pipeline.environment import Environment, Settings
+from tests.warehouse.small_lake import Lake
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings.load(Environment.LOCAL, {"KURASHIRU_HOME": str(tmp_path / "home")})
+
+
+@pytest.fixture
+def lake(settings: Settings) -> Iterator[Lake]:
+    """An empty lake of its own, open for writing."""
+    with Lake(settings) as lake:
+        yield lake
+
+
+@pytest.fixture(scope="module")
+def shared_lake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lake]:
+    """One lake for all examples of a module, each of which keeps to ids and times of its own."""
+    home = tmp_path_factory.mktemp("shared")
+    with Lake(Settings.load(Environment.LOCAL, {"KURASHIRU_HOME": str(home)})) as lake:
+        yield lake
