@@ -47,9 +47,7 @@ def open_pipeline(settings: Settings) -> Iterator[Callable[..., MicroBatchPipeli
             opened.pop().warehouse.close()
         chosen = Settings.load(Environment.LOCAL, {**settings.environ, **changes})
         warehouse = open_warehouse(chosen)
-        opened.append(
-            MicroBatchPipeline(warehouse, chosen, lambda: RecommendationTable.from_settings(chosen))
-        )
+        opened.append(MicroBatchPipeline(warehouse, chosen, lambda: RecommendationTable.from_settings(chosen)))
         return opened[-1]
 
     yield open_one

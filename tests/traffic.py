@@ -12,13 +12,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 TAGS = ("time_saving", "savings", "microwave", "weight_loss", "baby_food", "entertainment")
+NAMES = ("recipe_view", "recipe_view", "recipe_favorite", "recipe_cooked", "search", "recipe_impression")
 INGREDIENTS = ("cabbage", "egg", "pork", "tofu", "rice", "tomato", "salmon")
 
 
 def event(number: int, *, users: int = 5, recipes: int = 30, **changes: Any) -> dict[str, Any]:
     """A valid event, the same for the same number; `changes` replace fields."""
     draw = random.Random(number)
-    name = draw.choice(("recipe_view", "recipe_view", "recipe_favorite", "recipe_cooked", "search", "recipe_impression"))
+    name = draw.choice(NAMES)
     moment = datetime.now(tz=UTC).replace(minute=0, second=0, microsecond=0) - timedelta(seconds=number % 7200)
     made = {
         "event_id": str(UUID(int=number + 1)),

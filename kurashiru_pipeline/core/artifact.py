@@ -25,7 +25,7 @@ from kurashiru_pipeline.core.columns import Floats
 from kurashiru_pipeline.errors import ConfigurationError
 
 ARRAYS, MANIFEST, POINTER = "artifact.npz", "manifest.json", "promoted.json"
-MEND = "dagster asset materialize -m kurashiru_pipeline.analytics.definitions --select model/promoted_artifact"
+MEND = "dagster asset materialize -m kurashiru_pipeline.analytics.definitions --select 'group:model'"
 
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 

@@ -130,7 +130,15 @@ def _write_history(settings: Settings, console: Console) -> None:
     if (settings.landing / "manifest.json").exists():
         console.print(f"history: what is under {settings.landing} already", soft_wrap=True)
         return
-    manifest = simulate(settings.landing, events=HISTORY_EVENTS, users=USERS, recipes=RECIPES, **FAULTS)
+    manifest = simulate(
+        settings.landing,
+        events=HISTORY_EVENTS,
+        users=USERS,
+        recipes=RECIPES,
+        duplicates=FAULTS["duplicates"],
+        malformed=FAULTS["malformed"],
+        late=FAULTS["late"],
+    )
     console.print(f"history: {manifest['lines']:,} lines of three days landed, with the recipe and user exports")
 
 

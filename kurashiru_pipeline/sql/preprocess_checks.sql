@@ -15,5 +15,5 @@ select
     (
         select count(*)
         from recommendation.live_popularity
-        where not decayed_count >= 0 or decayed_at > {{ watermark_at }}
+        where not decayed_count between 0 and 1e15 or decayed_at > {{ watermark_at }}
     ) as impossible_popularity;

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from kurashiru_pipeline.environment import Environment, Settings
-from tests.warehouse.small_lake import Lake
+from tests.warehouse.small_lake import Lake, PlainTables
 
 
 @pytest.fixture
@@ -22,8 +22,13 @@ def lake(settings: Settings) -> Iterator[Lake]:
 
 
 @pytest.fixture(scope="module")
-def shared_lake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lake]:
-    """One lake for all examples of a module, each of which keeps to ids and times of its own."""
-    home = tmp_path_factory.mktemp("shared")
-    with Lake(Settings.load(Environment.LOCAL, {"KURASHIRU_HOME": str(home)})) as lake:
-        yield lake
+def tables() -> Iterator[PlainTables]:
+    """Tables in memory for all examples of a module, each of which keeps to ids and times of its own."""
+    with PlainTables() as tables:
+        yield tables
+
+
+@pytest.fixture
+def fresh_tables() -> Iterator[PlainTables]:
+    with PlainTables() as tables:
+        yield tables

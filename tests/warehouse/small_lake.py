@@ -1,21 +1,37 @@
-"""A lake opened for a test, with short ways to fill it and to look under the port."""
+"""A lake opened for a test, with short ways to fill it and to look under the port.
+
+`Lake` is the real thing. `PlainTables` runs the same SQL on the same engine in memory, without a lake: fast enough for
+many random examples of what a script makes of its rows.
+"""
 
 import gzip
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 from uuid import UUID
 
+import duckdb
 import pyarrow as pa
 
-from kurashiru_pipeline.catalog import RAW_EVENTS_STREAM
+from kurashiru_pipeline.catalog import RAW_EVENTS_STREAM, Stream
 from kurashiru_pipeline.environment import Settings
 from kurashiru_pipeline.realtime.micro_batch import Accounting, MicroBatchPipeline
 from kurashiru_pipeline.serving.dynamodb import RecommendationTable
-from kurashiru_pipeline.warehouse.base import LoadReport, Parameter, RowCounts, StreamStatus
-from kurashiru_pipeline.warehouse.ducklake import DuckLakeWarehouse
+from kurashiru_pipeline.warehouse.base import (
+    LoadReport,
+    MaintenanceReport,
+    Parameter,
+    RowCounts,
+    StreamStatus,
+    T,
+    Transaction,
+    Warehouse,
+)
+from kurashiru_pipeline.warehouse.ducklake import _CONTRACT, DuckLakeWarehouse
+from kurashiru_pipeline.warehouse.statements import Statement, render
 from tests.traffic import put
 
 NOW = datetime(2026, 11, 23, 9, 30)
@@ -30,12 +46,13 @@ _RAW = pa.schema(
 )
 
 
-class Lake(AbstractContextManager["Lake"]):
-    """The near-real-time lake of `settings`; the one writer while it is open."""
+class Tables(AbstractContextManager["Tables"]):
+    """Tables of the near-real-time schema, whichever way they are kept."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, warehouse: Warehouse, connection: duckdb.DuckDBPyConnection) -> None:
         self.settings = settings
-        self.warehouse = DuckLakeWarehouse.open(settings)
+        self.warehouse = warehouse
+        self.connection = connection
 
     def __enter__(self) -> Self:
         return self
@@ -45,18 +62,13 @@ class Lake(AbstractContextManager["Lake"]):
     ) -> None:
         self.warehouse.close()
 
-    def reopen(self) -> None:
-        """Close and open again, as a new process would."""
-        self.warehouse.close()
-        self.warehouse = DuckLakeWarehouse.open(self.settings)
-
     # Looking under the port
 
     def rows(self, query: str) -> list[tuple[Any, ...]]:
-        return self.warehouse._connection.execute(query).fetchall()
+        return self.connection.execute(query).fetchall()
 
     def dicts(self, query: str) -> list[dict[str, Any]]:
-        return self.warehouse._connection.execute(query).to_arrow_table().to_pylist()
+        return self.connection.execute(query).to_arrow_table().to_pylist()
 
     def count(self, table: str) -> int:
         return int(self.rows(f"select count(*) from {table}")[0][0])
@@ -66,19 +78,9 @@ class Lake(AbstractContextManager["Lake"]):
         given = rows if isinstance(rows, pa.Table) else pa.Table.from_pylist([dict(row) for row in rows])
         if not given.num_rows:
             return
-        self.warehouse._connection.register("given", given)
-        self.warehouse._connection.execute(f"insert into {table} by name select * from given")
-        self.warehouse._connection.unregister("given")
-
-    # Landing and loading
-
-    def land(self, name: str, lines: bytes | Iterable[str]) -> None:
-        """Put an event file into the landing folder, gzipped unless given as bytes."""
-        content = lines if isinstance(lines, bytes) else gzip.compress("".join(f"{line}\n" for line in lines).encode())
-        put(self.settings.landing, name, content)
-
-    def load(self, *, max_lines: int = 1_000_000, is_rescan: bool = False) -> LoadReport:
-        return self.warehouse.load_landed_files(self.settings.landing, max_lines=max_lines, is_rescan=is_rescan)
+        self.connection.register("given", given)
+        self.connection.execute(f"insert into {table} by name select * from given")
+        self.connection.unregister("given")
 
     def insert_lines(self, lines: Sequence[str], *, file_name: str, loaded_at: datetime = NOW) -> None:
         """Lines as the loader would have inserted them at `loaded_at`."""
@@ -99,11 +101,7 @@ class Lake(AbstractContextManager["Lake"]):
             ),
         )
 
-    # The stream and the steps
-
-    @property
-    def stream(self) -> StreamStatus:
-        return self.warehouse.stream_status(RAW_EVENTS_STREAM)
+    # Steps
 
     def run(self, script: str, *, work_tables: str | None = None, **parameters: Parameter) -> RowCounts:
         """One script in a transaction of its own."""
@@ -131,6 +129,103 @@ class Lake(AbstractContextManager["Lake"]):
     def stage_events(self, batch_id: int, events: Sequence[Mapping[str, Any]]) -> None:
         """Events as a micro-batch would have staged them."""
         self.insert("staging.behavior_events", [{"batch_id": batch_id, **event} for event in events])
+
+
+class Lake(Tables):
+    """The near-real-time lake of `settings`; the one writer while it is open."""
+
+    def __init__(self, settings: Settings) -> None:
+        warehouse = DuckLakeWarehouse.open(settings)
+        super().__init__(settings, warehouse, warehouse._connection)
+
+    def reopen(self) -> None:
+        """Close and open again, as a new process would."""
+        self.warehouse.close()
+        self.__init__(self.settings)
+
+    @property
+    def stream(self) -> StreamStatus:
+        return self.warehouse.stream_status(RAW_EVENTS_STREAM)
+
+    def land(self, name: str, lines: bytes | Iterable[str]) -> None:
+        """Put an event file into the landing folder, gzipped unless given as bytes."""
+        content = lines if isinstance(lines, bytes) else gzip.compress("".join(f"{line}\n" for line in lines).encode())
+        put(self.settings.landing, name, content)
+
+    def load(self, *, max_lines: int = 1_000_000, is_rescan: bool = False) -> LoadReport:
+        return self.warehouse.load_landed_files(self.settings.landing, max_lines=max_lines, is_rescan=is_rescan)
+
+
+class PlainTables(Tables):
+    """The same SQL on plain tables in memory."""
+
+    def __init__(self) -> None:
+        warehouse = _PlainWarehouse()
+        super().__init__(Settings.load(environ={}), warehouse, warehouse.connection)
+
+
+class _PlainWarehouse(Warehouse, Transaction):
+    """A warehouse of plain DuckDB tables; its stream is what was inserted since it was last read."""
+
+    engine = "ducklake"
+
+    def __init__(self) -> None:
+        self.connection = duckdb.connect()
+        self._offset = -1
+        self.run("schema")
+
+    def run(self, script: str, **parameters: Parameter) -> RowCounts:
+        counts = {}
+        for statement in self._render(script, parameters):
+            [(counts[statement.name],)] = self.connection.execute(statement.sql).fetchall() or [(0,)]
+        return counts
+
+    def fetch(self, script: str, **parameters: Parameter) -> pa.Table:
+        [statement] = self._render(script, parameters)
+        return self.connection.execute(statement.sql).to_arrow_table()
+
+    def transact(
+        self,
+        body: Callable[[Transaction], T],
+        *,
+        work_tables: str | None = None,
+        inputs: Mapping[str, pa.Table] | None = None,
+    ) -> T:
+        if work_tables is not None:
+            self.run(work_tables)
+        for name, table in (inputs or {}).items():
+            self.connection.register(name, table)
+        return body(self)
+
+    def stream_status(self, stream: Stream) -> StreamStatus:
+        [(latest,)] = self.connection.execute(
+            f"select coalesce(max(rowid), -1) from {stream.schema}.{stream.table}"
+        ).fetchall()
+        return StreamStatus(stream.name, self._offset, latest, latest > self._offset, False)
+
+    def close(self) -> None:
+        self.connection.close()
+
+    def has_landed_files(self, landing: Path) -> bool:
+        raise NotImplementedError
+
+    def load_landed_files(self, landing: Path, *, max_lines: int, is_rescan: bool = False) -> LoadReport:
+        raise NotImplementedError
+
+    def reset_stream(self, stream: Stream) -> int:
+        raise NotImplementedError
+
+    def maintain(self) -> MaintenanceReport:
+        raise NotImplementedError
+
+    def _render(self, script: str, parameters: Mapping[str, Parameter]) -> list[Statement]:
+        return render(script, engine=self.engine, stream=self._read, parameters={**_CONTRACT, **parameters})
+
+    def _read(self, name: str) -> str:
+        status = self.stream_status(RAW_EVENTS_STREAM)
+        assert name == status.name
+        self._offset = status.latest
+        return f"(select * from raw.behavior_events where rowid > {status.offset})"
 
 
 def event_id(number: int) -> str:

@@ -10,17 +10,16 @@ from itertools import count
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given
+from hypothesis import given
 from hypothesis import settings as profile
 from hypothesis import strategies as st
 
 from kurashiru_pipeline.core.events import EVENT_FIELDS, EVENT_NAMES, REJECT_REASONS
 from kurashiru_pipeline.local.faults import break_line
-from tests.warehouse.small_lake import Lake, event_id
+from tests.warehouse.small_lake import Lake, Tables, event_id
 
 RETENTION_DAYS = 90
 WINDOW = timedelta(hours=1)
-few_lakes = profile(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 # The contract in Python
@@ -65,7 +64,7 @@ def is_id(value: object) -> bool:
     return isinstance(value, str) and ID_FORM.fullmatch(value) is not None
 
 
-def reject_reason(line: str, loaded_at: datetime) -> str | None:
+def reject_reason(line: str, loaded_at: datetime) -> str | None:  # noqa: PLR0911 - one a reason
     """The first reason that holds, or None for a good event."""
     if len(line.encode()) > 1_000_000:
         return "line_too_long"
@@ -114,7 +113,7 @@ class Reference:
 
     def stage(self, loads: Sequence[tuple[datetime, list[str]]]) -> tuple[Counter[str], list[dict[str, Any]]]:
         """(lines by reject reason, and `duplicate`), rows staged."""
-        window_start = min(loaded_at for loaded_at, _ in loads) - WINDOW
+        window_start = min(loaded_at for loaded_at, lines in loads if lines) - WINDOW
         seen = {row["event_id"] for row, loaded_at in self.staged if loaded_at >= window_start}
         outcome: Counter[str] = Counter()
         rows = []
@@ -161,11 +160,11 @@ def time_text(moment: datetime) -> str:
     return f"{moment.isoformat(timespec='microseconds')}Z"
 
 
-def check(lake: Lake, reference: Reference, loads: Sequence[tuple[datetime, list[str]]]) -> None:
+def check(tables: Tables, reference: Reference, loads: Sequence[tuple[datetime, list[str]]]) -> None:
     """Stage one micro-batch of several loads, and compare everything with the reference."""
     for number, (loaded_at, lines) in enumerate(loads):
-        lake.insert_lines(lines, file_name=f"{loaded_at:%Y%m%d%H%M%S}-{number}", loaded_at=loaded_at)
-    accounting = lake.stage()
+        tables.insert_lines(lines, file_name=f"{loaded_at:%Y%m%d%H%M%S}-{number}", loaded_at=loaded_at)
+    accounting = tables.stage()
     lines = [line for _, lines in loads for line in lines]
     if not lines:
         assert accounting is None
@@ -174,7 +173,7 @@ def check(lake: Lake, reference: Reference, loads: Sequence[tuple[datetime, list
     batch_id = accounting.batch_id
     outcome, expected = reference.stage(loads)
 
-    rejected = lake.rows(f"select reason, payload from staging.rejected_events where batch_id = {batch_id}")
+    rejected = tables.rows(f"select reason, payload from staging.rejected_events where batch_id = {batch_id}")
     duplicates = outcome.pop("duplicate", 0)
     assert Counter(reason for reason, _ in rejected) == outcome
     assert Counter(rejected) == Counter(
@@ -184,7 +183,7 @@ def check(lake: Lake, reference: Reference, loads: Sequence[tuple[datetime, list
         if (reason := reject_reason(line, loaded_at)) is not None
     )
     columns = ", ".join(f"cast({name} as varchar) as {name}" if name == "event_id" else name for name in EVENT_FIELDS)
-    found = lake.dicts(f"select {columns} from staging.behavior_events where batch_id = {batch_id} order by event_id")
+    found = tables.dicts(f"select {columns} from staging.behavior_events where batch_id = {batch_id} order by event_id")
     for row in found:
         row["properties"] = None if row["properties"] is None else json.loads(row["properties"])
     assert found == sorted(expected, key=lambda row: str(row["event_id"]))
@@ -196,7 +195,7 @@ def check(lake: Lake, reference: Reference, loads: Sequence[tuple[datetime, list
     assert accounting.rejected_count == len(rejected)
     assert accounting.unknown_name_count == sum(row["event_name"] not in EVENT_NAMES for row in expected)
     assert accounting.user_count == len({row["user_id"] for row in expected})
-    by_file = lake.rows(f"select line_count from ops.batch_files where batch_id = {batch_id} order by file_name")
+    by_file = tables.rows(f"select line_count from ops.batch_files where batch_id = {batch_id} order by file_name")
     assert [lines for (lines,) in by_file] == [len(lines) for _, lines in loads if lines]
 
 
@@ -244,7 +243,7 @@ LINES: list[tuple[str, str | None]] = [
     (changed(session_id="@").replace("@", "\\ud800"), "not_json"),
     (changed(session_id="@").replace("@", "\t"), "not_json"),
     (changed(session_id="@").replace('"@"', "01"), "not_json"),
-    ("[" * 5000, "not_json"),
+    ("[" * 500, "not_json"),
     ("null", "not_an_object"),
     ("42", "not_an_object"),
     ('"text"', "not_an_object"),
@@ -331,7 +330,7 @@ LINES: list[tuple[str, str | None]] = [
 ]
 
 
-def test_every_kind_of_line_gets_its_reason(shared_lake: Lake) -> None:
+def test_every_kind_of_line_gets_its_reason(lake: Lake) -> None:
     assert {reason for _, reason in LINES} == {*REJECT_REASONS, None}
     for line, reason in LINES:
         assert reject_reason(line, NOW) == reason, line[:200]
@@ -340,22 +339,22 @@ def test_every_kind_of_line_gets_its_reason(shared_lake: Lake) -> None:
         line.replace(GOOD["event_id"], event_id(1000 + number)).replace(GOOD["event_id"].upper(), event_id(900).upper())
         for number, (line, _) in enumerate(LINES)
     ]
-    check(shared_lake, Reference(), [(NOW, lines)])
+    check(lake, Reference(), [(NOW, lines)])
 
 
 @pytest.mark.parametrize("reason", REJECT_REASONS)
-def test_the_simulators_faults_are_rejected_for_their_reason(shared_lake: Lake, reason: str) -> None:
+def test_the_simulators_faults_are_rejected_for_their_reason(tables: Tables, reason: str) -> None:
     epoch = next_epoch()
     line = json.dumps(event(1, epoch)).encode()
     lines = [break_line(line, reason, variant).decode(errors="backslashreplace") for variant in range(12)]
-    shared_lake.insert_lines(lines, file_name=reason, loaded_at=epoch)
-    accounting = shared_lake.stage()
+    tables.insert_lines(lines, file_name=reason, loaded_at=epoch)
+    accounting = tables.stage()
     assert accounting is not None
-    found = shared_lake.rows(f"select reason from staging.rejected_events where batch_id = {accounting.batch_id}")
+    found = tables.rows(f"select reason from staging.rejected_events where batch_id = {accounting.batch_id}")
     assert found == [(reason,)] * 12
 
 
-def test_what_json_parsers_commonly_forgive_is_forgiven(shared_lake: Lake) -> None:
+def test_what_json_parsers_commonly_forgive_is_forgiven(tables: Tables) -> None:
     """The contract says so: DuckDB reads NaN, Infinity and trailing commas, and so does Snowflake."""
     epoch = next_epoch()
     lenient = [
@@ -364,23 +363,23 @@ def test_what_json_parsers_commonly_forgive_is_forgiven(shared_lake: Lake) -> No
         json.dumps(event(3, epoch))[:-1] + ",}",
         "nan",
     ]
-    shared_lake.insert_lines(lenient, file_name="lenient", loaded_at=epoch)
-    accounting = shared_lake.stage()
+    tables.insert_lines(lenient, file_name="lenient", loaded_at=epoch)
+    accounting = tables.stage()
     assert accounting is not None
     assert (accounting.staged_count, accounting.rejected_count) == (3, 1)
     batch = f"where batch_id = {accounting.batch_id}"
-    assert shared_lake.rows(f"select reason from staging.rejected_events {batch}") == [("not_an_object",)]
+    assert tables.rows(f"select reason from staging.rejected_events {batch}") == [("not_an_object",)]
 
 
-def test_nothing_parses_what_is_no_json_in_a_large_batch(shared_lake: Lake) -> None:
+def test_nothing_parses_what_is_no_json_in_a_large_batch(tables: Tables) -> None:
     """An engine that reorders conditions while it runs must not come to parse a broken line."""
     epoch = next_epoch()
     lines = [
         json.dumps(event(number, epoch)) if number % 997 == 0 else f"broken {number}" if number % 2 else "[1]"
         for number in range(60_000)
     ]
-    shared_lake.insert_lines(lines, file_name="large", loaded_at=epoch)
-    accounting = shared_lake.stage()
+    tables.insert_lines(lines, file_name="large", loaded_at=epoch)
+    accounting = tables.stage()
     assert accounting is not None
     assert (accounting.staged_count, accounting.rejected_count) == (61, 59_939)
 
@@ -426,7 +425,7 @@ def lines(draw: st.DrawFn, epoch: datetime) -> str:
         return draw(texts).replace("\n", "")
     if kind == "value":
         return json.dumps(draw(json_values))
-    made = event(draw(st.integers(0, 12)), epoch + draw(offsets), **draw(changes))
+    made = {**event(draw(st.integers(0, 12)), epoch + draw(offsets)), **draw(changes)}
     for name in draw(st.sets(st.sampled_from(EVENT_FIELDS), max_size=1)):
         del made[name]
     if draw(st.booleans()) and isinstance(made.get("event_id"), str):
@@ -436,10 +435,10 @@ def lines(draw: st.DrawFn, epoch: datetime) -> str:
 
 
 @given(st.data())
-@few_lakes
-def test_random_lines_are_judged_as_the_contract_says(shared_lake: Lake, data: st.DataObject) -> None:
+@profile(deadline=None)
+def test_random_lines_are_judged_as_the_contract_says(tables: Tables, data: st.DataObject) -> None:
     epoch = next_epoch()
-    check(shared_lake, Reference(), [(epoch, data.draw(st.lists(lines(epoch), min_size=1, max_size=40)))])
+    check(tables, Reference(), [(epoch, data.draw(st.lists(lines(epoch), min_size=1, max_size=40)))])
 
 
 # De-duplication over time
@@ -451,9 +450,9 @@ loads = st.tuples(gaps, st.lists(st.tuples(st.integers(0, 5), st.booleans(), st.
 
 
 @given(st.lists(st.lists(loads, min_size=1, max_size=2), min_size=1, max_size=4))
-@few_lakes
+@profile(deadline=None)
 def test_an_event_id_counts_once_within_the_window(
-    shared_lake: Lake, batches: list[list[tuple[timedelta, list[tuple[int, bool, bool]]]]]
+    tables: Tables, batches: list[list[tuple[timedelta, list[tuple[int, bool, bool]]]]]
 ) -> None:
     """Over micro-batches of one or two loads each, with gaps to the microsecond about the window."""
     moment = next_epoch()
@@ -476,35 +475,37 @@ def test_an_event_id_counts_once_within_the_window(
                     ],
                 )
             )
-        check(shared_lake, reference, made)
+        check(tables, reference, made)
 
 
-def test_the_first_delivery_counts(shared_lake: Lake) -> None:
+def test_the_first_delivery_counts(tables: Tables) -> None:
     epoch = next_epoch()
     for minutes, name in ((1, "b"), (0, "z"), (1, "a")):
         lines = [json.dumps(event(1, epoch, session_id=f"{name}{row}")) for row in range(2)]
-        shared_lake.insert_lines(lines, file_name=f"first-{name}", loaded_at=epoch + timedelta(minutes=minutes))
-    accounting = shared_lake.stage()
+        tables.insert_lines(lines, file_name=f"first-{name}", loaded_at=epoch + timedelta(minutes=minutes))
+    accounting = tables.stage()
     assert accounting is not None
     assert (accounting.staged_count, accounting.duplicate_count) == (1, 5)
     batch = f"where batch_id = {accounting.batch_id}"
-    assert shared_lake.rows(f"select session_id from staging.behavior_events {batch}") == [("z0",)]
+    assert tables.rows(f"select session_id from staging.behavior_events {batch}") == [("z0",)]
 
 
 # The ledger
 
 
-def test_an_empty_stream_makes_no_micro_batch(shared_lake: Lake) -> None:
-    before = shared_lake.count("ops.batches")
-    assert shared_lake.stage() is None
-    assert shared_lake.count("ops.batches") == before
+def test_an_empty_stream_makes_no_micro_batch(tables: Tables) -> None:
+    before = tables.count("ops.batches")
+    assert tables.stage() is None
+    assert tables.count("ops.batches") == before
 
 
-def test_a_batch_of_nothing_but_rejects_balances_too(shared_lake: Lake) -> None:
-    check(shared_lake, Reference(), [(next_epoch(), ["broken", "also broken"])])
+def test_a_batch_of_nothing_but_rejects_balances_too(tables: Tables) -> None:
+    check(tables, Reference(), [(next_epoch(), ["broken", "also broken"])])
 
 
-def test_the_watermark_is_the_newest_moment_that_is_not_ahead_of_its_load_and_never_goes_back(lake: Lake) -> None:
+def test_the_watermark_is_the_newest_moment_that_is_not_ahead_of_its_load_and_never_goes_back(
+    fresh_tables: Tables,
+) -> None:
     clock = datetime(2026, 11, 23, 12)
     hour = timedelta(hours=1)
     steps = [
@@ -516,32 +517,35 @@ def test_the_watermark_is_the_newest_moment_that_is_not_ahead_of_its_load_and_ne
         ([json.dumps(event(5, clock + 3 * hour, user_id="u 1"))], clock + 2 * hour),
     ]
     for number, (lines, expected) in enumerate(steps):
-        lake.insert_lines(lines, file_name=f"{number}", loaded_at=clock + number * hour)
-        accounting = lake.stage(clock)
+        fresh_tables.insert_lines(lines, file_name=f"{number}", loaded_at=clock + number * hour)
+        accounting = fresh_tables.stage(clock)
         assert accounting is not None
-        [last] = lake.warehouse.fetch("last_batch").to_pylist()
+        [last] = fresh_tables.warehouse.fetch("last_batch").to_pylist()
         assert last == {"batch_id": number + 1, "watermark_at": expected}, number
 
 
-def test_erasures_alone_make_a_micro_batch(lake: Lake) -> None:
-    lake.insert("ops.pending_erasures", [{"user_id": "u1"}, {"user_id": "u2"}, {"user_id": "u1"}])
-    accounting = lake.stage()
+def test_erasures_alone_make_a_micro_batch(fresh_tables: Tables) -> None:
+    fresh_tables.insert("ops.pending_erasures", [{"user_id": "u1"}, {"user_id": "u2"}, {"user_id": "u1"}])
+    accounting = fresh_tables.stage()
     assert accounting is not None
     assert (accounting.read_count, accounting.erased_user_count, accounting.is_balanced) == (0, 2, True)
-    assert lake.rows("select batch_id, user_id from ops.batch_erasures order by user_id") == [(1, "u1"), (1, "u2")]
-    assert lake.count("ops.pending_erasures") == 0
-    assert lake.stage() is None
+    assert fresh_tables.rows("select batch_id, user_id from ops.batch_erasures order by user_id") == [
+        (1, "u1"),
+        (1, "u2"),
+    ]
+    assert fresh_tables.count("ops.pending_erasures") == 0
+    assert fresh_tables.stage() is None
 
 
-def test_the_window_and_the_retention_are_settings(lake: Lake) -> None:
+def test_the_window_and_the_retention_are_settings(fresh_tables: Tables) -> None:
     epoch = datetime(2026, 11, 23)
     for number, hours in enumerate((0, 5)):
         moment = epoch + timedelta(hours=hours)
-        lake.insert_lines([json.dumps(event(1, moment))], file_name=f"{number}", loaded_at=moment)
-        accounting = lake.stage(KURASHIRU_DEDUPLICATION_HOURS="5")
+        fresh_tables.insert_lines([json.dumps(event(1, moment))], file_name=f"{number}", loaded_at=moment)
+        accounting = fresh_tables.stage(KURASHIRU_DEDUPLICATION_HOURS="5")
         assert accounting is not None
         assert accounting.duplicate_count == number
-    lake.insert_lines([json.dumps(event(2, epoch - 2 * DAY))], file_name="old", loaded_at=epoch)
-    accounting = lake.stage(KURASHIRU_RETENTION_DAYS="1")
+    fresh_tables.insert_lines([json.dumps(event(2, epoch - 2 * DAY))], file_name="old", loaded_at=epoch)
+    accounting = fresh_tables.stage(KURASHIRU_RETENTION_DAYS="1")
     assert accounting is not None
     assert accounting.rejected_count == 1

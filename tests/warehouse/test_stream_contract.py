@@ -31,7 +31,7 @@ def consume(lake: Lake, batch_id: int = 1) -> list[str]:
 
     def body(transaction: Transaction) -> list[str]:
         lines = read(transaction)
-        lake.warehouse._connection.execute(
+        lake.connection.execute(
             f"insert into ops.batch_files select {batch_id}, file_name, min(landed_at), count(*) "
             "from parsed_lines group by file_name"
         )
@@ -152,14 +152,14 @@ def test_a_busy_lake_is_tried_again_as_a_whole(lake: Lake, monkeypatch: pytest.M
     def body(transaction: Transaction) -> None:
         attempts.append(read(transaction))
         if len(attempts) < 3:
-            lake.warehouse._connection.execute("select error('database is locked')")
+            lake.connection.execute("select error('database is locked')")
 
     lake.warehouse.transact(body, work_tables="stage_work_tables")
     assert attempts == [["one"]] * 3
     assert not lake.stream.has_data
 
     def always_busy(_: Transaction) -> None:
-        lake.warehouse._connection.execute("select error('database is locked')")
+        lake.connection.execute("select error('database is locked')")
 
     with pytest.raises(TransientError, match="busy through 6 attempts"):
         lake.warehouse.transact(always_busy)

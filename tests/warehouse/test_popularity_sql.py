@@ -1,0 +1,157 @@
+"""Live popularity against a plain Python reference: exponential decay, whatever the order and the cut."""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from itertools import count
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as profile
+from hypothesis import strategies as st
+
+from tests.warehouse.small_lake import NOW, Tables, event_id
+
+WEIGHTS = {"recipe_view": 0.5, "shopping_list_add": 1.5, "recipe_cooked": 3.0}
+HALF_LIFE = 86_400.0
+DAY = timedelta(days=1)
+ROUNDING = 1e-6  # of one event
+batch_ids = count(1)
+Event = tuple[str, str | None, datetime]  # name, recipe, moment
+
+
+def update(tables: Tables, events: Sequence[Event], watermark_at: datetime) -> int:
+    """One micro-batch through update_popularity.sql; rows written."""
+    batch_id = next(batch_ids)
+    tables.stage_events(
+        batch_id,
+        [
+            {"event_id": event_id(number), "event_name": name, "recipe_id": recipe, "occurred_at": occurred_at}
+            for number, (name, recipe, occurred_at) in enumerate(events)
+        ],
+    )
+    counts = tables.run(
+        "update_popularity",
+        work_tables="popularity_work_tables",
+        batch_id=batch_id,
+        watermark_at=watermark_at,
+        action_weights=WEIGHTS,
+        half_life_seconds=HALF_LIFE,
+    )
+    return counts["add"]
+
+
+def popularity(tables: Tables) -> dict[str, tuple[float, datetime]]:
+    rows = tables.warehouse.fetch("popularity").to_pylist()
+    assert len({row["recipe_id"] for row in rows}) == len(rows)
+    return {row["recipe_id"]: (row["decayed_count"], row["decayed_at"]) for row in rows}
+
+
+def decay(since: timedelta) -> float:
+    return float(0.5 ** (since.total_seconds() / HALF_LIFE))
+
+
+def reference(batches: Sequence[tuple[Sequence[Event], datetime]]) -> dict[str, tuple[float, datetime]]:
+    """Counts as of the last batch that touched the recipe; an event ahead of its watermark counts whole."""
+    counted: dict[str, tuple[float, datetime]] = {}
+    for events, watermark_at in batches:
+        gained: dict[str, float] = {}
+        for name, recipe, occurred_at in events:
+            if recipe is not None and name in WEIGHTS:
+                age = max(watermark_at - occurred_at, timedelta())
+                gained[recipe] = gained.get(recipe, 0.0) + WEIGHTS[name] * decay(age)
+        for recipe, gain in gained.items():
+            before, since = counted.get(recipe, (0.0, watermark_at))
+            counted[recipe] = (before * decay(watermark_at - since) + gain, watermark_at)
+    return counted
+
+
+def assert_close(found: dict[str, tuple[float, datetime]], expected: dict[str, tuple[float, datetime]]) -> None:
+    assert {recipe: at for recipe, (_, at) in found.items()} == {recipe: at for recipe, (_, at) in expected.items()}
+    for recipe, (value, _) in expected.items():
+        assert found[recipe][0] == pytest.approx(value, rel=1e-12, abs=100 * ROUNDING)
+
+
+events = st.tuples(
+    st.sampled_from([*WEIGHTS, "recipe_impression", "recommendation_click", "unknown"]),
+    st.sampled_from(["r1", "r2", "r3", None]),
+    st.integers(-200, 30).map(lambda hours: NOW + timedelta(hours=hours)),
+)
+batches = st.lists(st.tuples(st.lists(events, max_size=12), st.integers(0, 100)), max_size=4)
+
+
+def with_watermarks(drawn: list[tuple[list[Event], int]]) -> list[tuple[list[Event], datetime]]:
+    watermark_at = NOW
+    cut = []
+    for some, hours in drawn:
+        watermark_at += timedelta(hours=hours)
+        cut.append((some, watermark_at))
+    return cut
+
+
+@given(batches)
+@profile(deadline=None, max_examples=60)
+def test_counts_decay_and_add_up_as_the_formula_says(tables: Tables, drawn: list[tuple[list[Event], int]]) -> None:
+    tables.rows("delete from recommendation.live_popularity")
+    given_batches = with_watermarks(drawn)
+    for some, watermark_at in given_batches:
+        update(tables, some, watermark_at)
+    assert_close(popularity(tables), reference(given_batches))
+
+
+@given(st.lists(events, max_size=60), st.data())
+@profile(deadline=None, max_examples=25)
+def test_the_order_of_rows_changes_no_digit(tables: Tables, some: list[Event], data: st.DataObject) -> None:
+    results = []
+    for order in (some, data.draw(st.permutations(some))):
+        tables.rows("delete from recommendation.live_popularity")
+        update(tables, order, NOW)
+        results.append(popularity(tables))
+    assert results[0] == results[1]
+
+
+def test_only_touched_recipes_are_written(fresh_tables: Tables) -> None:
+    assert update(fresh_tables, [("recipe_view", "r1", NOW), ("recipe_cooked", "r2", NOW)], NOW) == 2
+    before = popularity(fresh_tables)
+    assert update(fresh_tables, [("recipe_view", "r1", NOW + DAY), ("search", "r2", NOW + DAY)], NOW + DAY) == 1
+    after = popularity(fresh_tables)
+    assert after["r2"] == before["r2"] == (3.0, NOW)
+    assert after["r1"] == (0.75, NOW + DAY)
+
+
+def test_an_event_a_half_life_old_counts_half(fresh_tables: Tables) -> None:
+    update(fresh_tables, [("recipe_cooked", "r1", NOW - DAY), ("recipe_view", "r1", NOW + DAY)], NOW)
+    assert popularity(fresh_tables) == {"r1": (2.0, NOW)}
+
+
+def test_a_batch_without_weighted_events_writes_nothing(fresh_tables: Tables) -> None:
+    some: list[Event] = [("search", None, NOW), ("recipe_impression", "r1", NOW), ("recipe_view", None, NOW)]
+    assert update(fresh_tables, some, NOW) == 0
+    assert update(fresh_tables, [], NOW) == 0
+    assert popularity(fresh_tables) == {}
+
+
+def test_a_million_views_are_no_trouble(fresh_tables: Tables) -> None:
+    fresh_tables.rows(
+        "insert into staging.behavior_events by name select uuid() as event_id, 'recipe_cooked' as event_name, "
+        f"'r1' as recipe_id, timestamp '{NOW}' as occurred_at, 77777 as batch_id from range(1000000)"
+    )
+    parameters: dict[str, Any] = {"watermark_at": NOW, "action_weights": WEIGHTS, "half_life_seconds": HALF_LIFE}
+    fresh_tables.run("update_popularity", work_tables="popularity_work_tables", batch_id=77777, **parameters)
+    assert popularity(fresh_tables) == {"r1": (3_000_000.0, NOW)}
+
+
+def test_the_checks_find_what_cannot_be(fresh_tables: Tables) -> None:
+    def impossible() -> int:
+        found = fresh_tables.warehouse.fetch(
+            "preprocess_checks", batch_id=1, watermark_at=NOW, meaningful_event_names=["search"]
+        )
+        return int(found["impossible_popularity"][0].as_py())
+
+    update(fresh_tables, [("recipe_view", "r1", NOW)], NOW)
+    assert impossible() == 0
+    for count_, at in ((-0.1, NOW), (float("nan"), NOW), (1.0, NOW + timedelta(seconds=1))):
+        row = {"recipe_id": "r2", "decayed_count": count_, "decayed_at": at}
+        fresh_tables.insert("recommendation.live_popularity", [row])
+        assert impossible() == 1, row
+        fresh_tables.rows("delete from recommendation.live_popularity where recipe_id = 'r2'")
