@@ -192,7 +192,8 @@ def load(rescan: bool, as_json: bool) -> None:
     if as_json:
         _print_json(dataclasses.asdict(report))
         return
-    waits = "" if report.is_complete else "; more wait until these are staged: kurashiru drain"
+    again = "kurashiru drain --rescan" if rescan else "kurashiru drain"
+    waits = "" if report.is_complete else f"; more wait until these are staged: {again}"
     OUT.print(f"{report.line_count:,} lines of {sum(report.files.values())} files loaded{waits}", soft_wrap=True)
     for name, error in report.failed:
         OUT.print(f"[red]unreadable[/] {name}: {error}", soft_wrap=True)

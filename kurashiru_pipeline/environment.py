@@ -109,7 +109,7 @@ SETTINGS: tuple[Setting, ...] = (
     _everywhere("KURASHIRU_ITEM_TTL_DAYS", "30", "days until an item not refreshed expires"),
     _everywhere("KURASHIRU_DEDUPLICATION_HOURS", "1", "hours of load time in which an event_id counts once"),
     _everywhere("KURASHIRU_RETENTION_DAYS", "90", "an event older than this at load time is rejected"),
-    _everywhere("KURASHIRU_STREAM_RETENTION_DAYS", "7", "days of snapshots kept for streams to read"),
+    _everywhere("KURASHIRU_STREAM_RETENTION_DAYS", "2", "days of snapshots kept for streams to read"),
     _everywhere("KURASHIRU_MAX_BATCH_LINES", "500000", "lines loaded before a micro-batch is staged"),
     _everywhere("KURASHIRU_MAX_FILE_MB", "1024", "a landed file larger than this when unpacked is refused"),
     _everywhere("KURASHIRU_RECENT_BEHAVIORS", "50", "behaviours remembered for each user"),

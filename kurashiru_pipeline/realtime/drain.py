@@ -11,7 +11,6 @@ from functools import partial
 from typing import TypeVar
 
 from kurashiru_pipeline.realtime.micro_batch import Accounting, MicroBatchPipeline
-from kurashiru_pipeline.warehouse.base import LoadReport
 
 T = TypeVar("T")
 
@@ -53,10 +52,10 @@ def drain(pipeline: MicroBatchPipeline, on_progress: Callable[[str, Tally], None
         tally.seconds[step] = tally.seconds.get(step, 0.0) + time.monotonic() - started
         return outcome
 
-    load: Callable[[], LoadReport] = partial(pipeline.load, is_rescan=is_rescan)
     while True:
-        report = timed("load", load)
-        load = pipeline.load
+        report = timed("load", partial(pipeline.load, is_rescan=is_rescan))
+        # A rescan cut short by the batch limit, or put off because lines waited, goes on with the next load.
+        is_rescan = is_rescan and not report.is_complete
         tally.failed_file_count += len(report.failed)
         batch = timed("stage", pipeline.stage)
         if batch is not None:

@@ -35,6 +35,8 @@ from kurashiru_pipeline.serving.dynamodb import RecommendationTable
 from kurashiru_pipeline.warehouse.base import LoadReport, RowCounts, Transaction, Warehouse
 
 DEFAULT_USER_ID = "#default"
+EVERYTHING = 2**62
+BEGINNING = datetime(1970, 1, 1)  # noqa: DTZ001 - naive UTC, as in the lake
 _STAGES = tuple(Stage)
 _DELIVERY_CHUNK = 5_000
 
@@ -115,6 +117,7 @@ class MicroBatchPipeline:
         self._connect_table = connect_table
         self._clock = clock
         self._artifact: ModelArtifact | None = None
+        self._unfinished: list[MicroBatch] | None = None
 
     @property
     def settings(self) -> Settings:
@@ -134,12 +137,17 @@ class MicroBatchPipeline:
         return load_weights()
 
     def unfinished_batch(self) -> MicroBatch | None:
-        """The micro-batch that is staged but not delivered."""
-        rows = self._warehouse.fetch("unfinished_batches", last_stage=Stage.REFLECT).to_pylist()
-        if len(rows) > 1:
-            message = f"micro-batches {[row['batch_id'] for row in rows]} are unfinished; there can only be one"
-            raise KurashiruError(message)
-        return MicroBatch(**rows[0]) if rows else None
+        """The micro-batch that is staged but not delivered.
+
+        Read from the ledger once: nobody else writes it while this process holds the lake.
+        """
+        if self._unfinished is None:
+            rows = self._warehouse.fetch("unfinished_batches", last_stage=Stage.REFLECT).to_pylist()
+            if len(rows) > 1:
+                message = f"micro-batches {[row['batch_id'] for row in rows]} are unfinished; there can only be one"
+                raise KurashiruError(message)
+            self._unfinished = [MicroBatch(**row) for row in rows]
+        return self._unfinished[0] if self._unfinished else None
 
     def pending(self) -> str | None:
         """Why there is work to do, or None."""
@@ -170,6 +178,7 @@ class MicroBatchPipeline:
         batch_id = self._warehouse.transact(
             lambda transaction: self._stage(transaction, started), work_tables="stage_work_tables"
         )
+        self._unfinished = None
         return None if batch_id is None else self._accounting(batch_id)
 
     def _stage(self, transaction: Transaction, started: float) -> int | None:
@@ -299,6 +308,7 @@ class MicroBatchPipeline:
             self._finish(transaction, batch.batch_id, Stage.REFLECT, started, delivery.changed_count)
 
         self._warehouse.transact(body)
+        self._unfinished = []
         return replace(delivery, seconds=time.monotonic() - started)
 
     def _resend_if_new_table(self) -> Delivery:
@@ -340,6 +350,8 @@ class MicroBatchPipeline:
             refresh_before=batch.staged_at - lifetime / 2,
         )
         erased = _values(self._warehouse.fetch("erased_items", batch_id=batch.batch_id), "user_id")
+        if is_resend:
+            erased += self._strangers(changed)
         outgoing = [
             *_items(changed, batch, batch.staged_at + lifetime),
             *(_tombstone(user_id, batch, batch.staged_at + lifetime) for user_id in erased),
@@ -376,6 +388,14 @@ class MicroBatchPipeline:
             refused=tuple(refused),
             is_resend=is_resend,
         )
+
+    def _strangers(self, changed: pa.Table) -> list[str]:
+        """Users with an item in a table we did not write (restored from a backup, say), but without a list."""
+        delivered = self._warehouse.fetch(
+            "delivered_items", delivered_since=BEGINNING, batch_id=0, is_everything=True, at_most=EVERYTHING
+        )
+        known = {*_values(changed, "user_id"), *_values(delivered, "user_id")}
+        return [user for user, _, is_deleted in self.table.keys_and_versions() if not is_deleted and user not in known]
 
     def _record(self, delivered: list["_Outgoing"]) -> None:
         if not delivered:
@@ -429,7 +449,10 @@ class MicroBatchPipeline:
     @contextmanager
     def _step(self, stage: Stage) -> Iterator["_Step"]:
         batch = self.unfinished_batch()
-        yield _Step(self, stage, None if batch is None or batch.is_past(stage) else batch)
+        step = _Step(self, stage, None if batch is None or batch.is_past(stage) else batch)
+        yield step
+        if step.batch is not None:
+            self._unfinished = [replace(step.batch, finished_stages=step.batch.finished_stages + 1)]
 
 
 class _Step:

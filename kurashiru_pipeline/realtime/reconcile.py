@@ -7,12 +7,11 @@ Not here: mending; a table that was replaced is found by its marker (micro_batch
 from dataclasses import dataclass
 from datetime import datetime
 
+from kurashiru_pipeline.realtime.micro_batch import BEGINNING, EVERYTHING
 from kurashiru_pipeline.serving.dynamodb import RecommendationTable
 from kurashiru_pipeline.warehouse.base import Warehouse
 
 _SAMPLE = 10
-_EVERYTHING = 2**62
-_BEGINNING = datetime(1970, 1, 1)  # noqa: DTZ001 - naive UTC, as in the lake
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,7 @@ class Reconciliation:
 
 def reconcile_sample(warehouse: Warehouse, table: RecommendationTable, batch_id: int) -> Reconciliation:
     """Compare a few of the items that micro-batch `batch_id` delivered."""
-    delivered = _delivered(warehouse, _BEGINNING, batch_id=batch_id, is_everything=False, at_most=_SAMPLE)
+    delivered = _delivered(warehouse, BEGINNING, batch_id=batch_id, is_everything=False, at_most=_SAMPLE)
     differing = []
     for user_id, expected in delivered.items():
         found = table.read(user_id, consistent=True)
@@ -40,8 +39,8 @@ def reconcile_table(warehouse: Warehouse, table: RecommendationTable, *, deliver
     Args:
         delivered_since: older deliveries may have expired in DynamoDB; one that is still there is no difference.
     """
-    delivered = _delivered(warehouse, _BEGINNING, batch_id=0, is_everything=True, at_most=_EVERYTHING)
-    recent = _delivered(warehouse, delivered_since, batch_id=0, is_everything=True, at_most=_EVERYTHING)
+    delivered = _delivered(warehouse, BEGINNING, batch_id=0, is_everything=True, at_most=EVERYTHING)
+    recent = _delivered(warehouse, delivered_since, batch_id=0, is_everything=True, at_most=EVERYTHING)
     found = {user_id: (version, deleted) for user_id, version, deleted in table.keys_and_versions()}
     missing = recent.keys() - found.keys()
     wrong = {user_id for user_id, item in found.items() if delivered.get(user_id) != item}

@@ -13,7 +13,7 @@ from kurashiru_pipeline.realtime.micro_batch import MicroBatchPipeline
 from kurashiru_pipeline.serving.dynamodb import RecommendationTable, connect
 from kurashiru_pipeline.warehouse import open_warehouse
 from tests import state
-from tests.serving.faulty_dynamodb import THROTTLED, Answer, Faults, error
+from tests.serving.faulty_dynamodb import THROTTLED, Answer, Faults, error, make_item
 from tests.traffic import land
 
 Open = Callable[..., MicroBatchPipeline]
@@ -50,6 +50,17 @@ def test_a_table_recreated_empty_is_sent_everything_again(open_pipeline: Open, s
     connect(settings).delete_table(TableName=settings.text("KURASHIRU_DYNAMODB_TABLE"))
     _drain(open_pipeline())
     assert state.items(settings) == delivered
+
+
+def test_a_restored_table_forgets_whoever_has_no_list_any_more(open_pipeline: Open, settings: Settings) -> None:
+    land(settings.landing, "a", events=60)
+    _drain(open_pipeline())
+    client, name = connect(settings), settings.text("KURASHIRU_DYNAMODB_TABLE")
+    client.put_item(TableName=name, Item=make_item("erased-before-the-backup"))
+    client.put_item(TableName=name, Item={"user_id": {"S": "#marker"}, "delivery_id": {"S": "of the backup"}})
+    _drain(open_pipeline())
+    assert state.items(settings)["erased-before-the-backup"]["deleted"] == {"BOOL": True}
+    assert "deleted" not in state.items(settings)["u1"]
 
 
 def test_a_table_recreated_empty_is_noticed_by_the_next_batch_too(open_pipeline: Open, settings: Settings) -> None:

@@ -73,7 +73,7 @@ def test_what_a_stream_has_not_read_never_expires(lake: Lake) -> None:
         lake.land(f"events/{number}.gz", [f"unread {number} {row}" for row in range(5 if number == 1 else 50)])
         lake.load()
     lake.insert("staging.behavior_events", [{"event_id": event_id(1), "batch_id": 0}])
-    for _ in range(3):
+    for _ in range(2):
         maintain_later(lake)
         assert lake.stream.offset == offset
         assert lake.stream.has_data

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from itertools import count
+from random import Random
 from typing import Any
 
 import pytest
@@ -99,15 +100,17 @@ def test_counts_decay_and_add_up_as_the_formula_says(tables: Tables, drawn: list
     assert_close(popularity(tables), reference(given_batches))
 
 
-@given(st.lists(events, max_size=60), st.data())
-@profile(deadline=None, max_examples=25)
-def test_the_order_of_rows_changes_no_digit(tables: Tables, some: list[Event], data: st.DataObject) -> None:
+@pytest.mark.parametrize("seed", range(3))
+def test_the_order_of_rows_changes_no_digit(tables: Tables, seed: int) -> None:
+    """Binary fractions added up in another order make another sum; a batch staged again must make the same."""
+    random = Random(seed)
+    some = [("recipe_view", "r1", NOW - timedelta(seconds=random.uniform(0, 1e6))) for _ in range(3000)]
     results = []
-    for order in (some, data.draw(st.permutations(some))):
+    for order in (some, sorted(some), random.sample(some, len(some))):
         tables.rows("delete from recommendation.live_popularity")
         update(tables, order, NOW)
         results.append(popularity(tables))
-    assert results[0] == results[1]
+    assert results[0] == results[1] == results[2]
 
 
 def test_only_touched_recipes_are_written(fresh_tables: Tables) -> None:

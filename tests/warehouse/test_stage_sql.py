@@ -435,7 +435,7 @@ def lines(draw: st.DrawFn, epoch: datetime) -> str:
 
 
 @given(st.data())
-@profile(deadline=None)
+@profile(deadline=None, max_examples=60)
 def test_random_lines_are_judged_as_the_contract_says(tables: Tables, data: st.DataObject) -> None:
     epoch = next_epoch()
     check(tables, Reference(), [(epoch, data.draw(st.lists(lines(epoch), min_size=1, max_size=40)))])
@@ -450,7 +450,7 @@ loads = st.tuples(gaps, st.lists(st.tuples(st.integers(0, 5), st.booleans(), st.
 
 
 @given(st.lists(st.lists(loads, min_size=1, max_size=2), min_size=1, max_size=4))
-@profile(deadline=None)
+@profile(deadline=None, max_examples=40)
 def test_an_event_id_counts_once_within_the_window(
     tables: Tables, batches: list[list[tuple[timedelta, list[tuple[int, bool, bool]]]]]
 ) -> None:

@@ -314,7 +314,7 @@ def test_each_line_comes_once_whatever_happens(tmp_path: Path) -> None:
         def new_lake() -> Lake:
             return Lake(Settings.load(Environment.LOCAL, {"KURASHIRU_HOME": str(tmp_path / str(next(homes)))}))
 
-    Machine.TestCase.settings = profile(max_examples=4, stateful_step_count=20, deadline=None)
+    Machine.TestCase.settings = profile(max_examples=2, stateful_step_count=12, deadline=None)
     Machine.TestCase("runTest").runTest()
 
 
