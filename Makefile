@@ -22,7 +22,7 @@ dev: setup ## the same stack kept open, with traffic flowing
 	$(BIN)/kurashiru dev $(ARGS)
 
 test: setup ## run all tests (ARGS='-k name' for some)
-	$(BIN)/pytest -n logical --maxprocesses 4 --dist loadscope $(ARGS)
+	$(BIN)/pytest -n logical --maxprocesses 4 --dist loadgroup $(ARGS)
 
 check: lint types sql dbt ## lint, types, SQL and dbt project
 

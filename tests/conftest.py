@@ -53,3 +53,10 @@ def open_pipeline(settings: Settings) -> Iterator[Callable[..., MicroBatchPipeli
     yield open_one
     for pipeline in opened:
         pipeline.warehouse.close()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that share a dbt build stay on one worker, so that it is built once."""
+    for item in items:
+        if "analytics" in item.path.parts:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))

@@ -305,7 +305,8 @@ class MicroBatchPipeline:
         def body(transaction: Transaction) -> None:
             if is_resend:
                 transaction.run("finish_resend", table_name=self.table.name)
-            self._finish(transaction, batch.batch_id, Stage.REFLECT, started, delivery.changed_count)
+            # The batch's lists, however many attempts their delivery took.
+            self._finish(transaction, batch.batch_id, Stage.REFLECT, started, self._list_count(batch))
 
         self._warehouse.transact(body)
         self._unfinished = []
@@ -330,14 +331,29 @@ class MicroBatchPipeline:
         """Make sure the table is there and known; whether everything has to be sent."""
         self.table.ensure_exists(create=self._settings.flag("KURASHIRU_DYNAMODB_CREATE"))
         if is_delivery_target_unknown(self._warehouse, self.table, count_pending_resend=False):
-            delivery_id = str(uuid.uuid4())
-            # First forget, then mark: a process killed in between finds the table unknown again.
-            self._warehouse.transact(
-                lambda transaction: transaction.run("begin_resend", table_name=self.table.name, delivery_id=delivery_id)
-            )
-            self.table.write_marker(delivery_id)
+            # First forget, then mark: a process killed in between only has to mark.
+            self.table.write_marker(self._begun_delivery() or self._begin_resend())
         [target] = self._warehouse.fetch("delivery_target", table_name=self.table.name).to_pylist()
         return bool(target["is_resend_pending"])
+
+    def _begun_delivery(self) -> str | None:
+        """Id of a resend that was begun, but not marked in the table, so nothing was delivered in it."""
+        targets = self._warehouse.fetch("delivery_target", table_name=self.table.name).to_pylist()
+        if not targets or not targets[0]["is_resend_pending"] or self._delivered(at_most=1).num_rows:
+            return None
+        return str(targets[0]["delivery_id"])
+
+    def _begin_resend(self) -> str:
+        delivery_id = str(uuid.uuid4())
+        self._warehouse.transact(
+            lambda transaction: transaction.run("begin_resend", table_name=self.table.name, delivery_id=delivery_id)
+        )
+        return delivery_id
+
+    def _delivered(self, *, at_most: int) -> pa.Table:
+        return self._warehouse.fetch(
+            "delivered_items", delivered_since=BEGINNING, batch_id=0, is_everything=True, at_most=at_most
+        )
 
     def _deliver(
         self, batch: MicroBatch, *, is_resend: bool, on_progress: Callable[[int, int], None] | None = None
@@ -391,10 +407,7 @@ class MicroBatchPipeline:
 
     def _strangers(self, changed: pa.Table) -> list[str]:
         """Users with an item in a table we did not write (restored from a backup, say), but without a list."""
-        delivered = self._warehouse.fetch(
-            "delivered_items", delivered_since=BEGINNING, batch_id=0, is_everything=True, at_most=EVERYTHING
-        )
-        known = {*_values(changed, "user_id"), *_values(delivered, "user_id")}
+        known = {*_values(changed, "user_id"), *_values(self._delivered(at_most=EVERYTHING), "user_id")}
         return [user for user, _, is_deleted in self.table.keys_and_versions() if not is_deleted and user not in known]
 
     def _record(self, delivered: list["_Outgoing"]) -> None:

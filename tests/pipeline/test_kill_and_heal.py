@@ -104,6 +104,7 @@ def test_dying_once_at_every_boundary_heals(settings: Settings, tmp_path: Path, 
             break
         except Killed:
             deaths += 1
+            assert deaths < 60, "no progress from one death to the next"
             # From the last commit on, one boundary further each time: so each is died at once.
             moment = 0 if commits else moment + 1
     assert deaths >= 16
