@@ -404,7 +404,8 @@ def _say_waiting(holder: str) -> None:
 def _print_pairs(title: str, pairs: dict[str, Any]) -> None:
     table = Table(title=title, title_justify="left", show_header=False)
     for name, value in pairs.items():
-        table.add_row(name.replace("_", " "), f"{value:,}" if isinstance(value, int) else str(value))
+        is_count = isinstance(value, int) and not isinstance(value, bool)
+        table.add_row(name.replace("_", " "), f"{value:,}" if is_count else str(value))
     OUT.print(table)
 
 

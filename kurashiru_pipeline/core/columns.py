@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 from scipy import sparse
+from scipy.sparse import _sparsetools
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -108,3 +109,21 @@ def csr(values: NDArray[Any], columns: Ints, offsets: Ints, width: int) -> Any:
 
 def _whole(column: Any) -> Any:
     return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+
+
+def product(left: Any, right: Any) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """Offsets, columns (in no order) and values of the CSR product of two CSR matrices.
+
+    SciPy's operator counts the entries of the result before it multiplies, two fifths of its time; here their upper
+    bound is small enough to set aside. A test holds it to the operator.
+    """
+    height, width = left.shape[0], right.shape[1]
+    kind = np.int32 if max(right.nnz, width) < np.iinfo(np.int32).max else np.int64
+    followers = np.diff(right.indptr)[left.indices]
+    most = int(followers.sum())
+    offsets, columns = np.empty(height + 1, kind), np.empty(most, kind)
+    values = np.empty(most, np.result_type(left.dtype, right.dtype))
+    indices = [array.astype(kind, copy=False) for array in (left.indptr, left.indices, right.indptr, right.indices)]
+    _sparsetools.csr_matmat(height, width, *indices[:2], left.data, *indices[2:], right.data, offsets, columns, values)
+    size = offsets[-1]
+    return offsets, columns[:size], values[:size]

@@ -24,6 +24,7 @@ from kurashiru_pipeline.core.columns import (
     micros,
     padded,
     positions,
+    product,
     starts,
     to_numpy,
 )
@@ -309,10 +310,10 @@ def _followers(interest: Any, recipes: Recipes, most: int) -> tuple[Ints, Floats
     """
     if recipes.neighbours is None:
         return np.zeros((interest.shape[0], 0), np.int64), np.zeros((interest.shape[0], 0))
-    product, last = interest @ recipes.neighbours, len(recipes.of_model) - 1
-    keys = product.data.view(np.int32).astype(np.int64) << 32
-    keys |= last - product.indices
-    table = padded(np.diff(product.indptr), keys, -1)
+    (offsets, column, value), last = product(interest, recipes.neighbours), len(recipes.of_model) - 1
+    keys = value.view(np.int32).astype(np.int64) << 32
+    keys |= last - column
+    table = padded(np.diff(offsets), keys, -1)
     if table.shape[1] > most:
         table.partition(table.shape[1] - most, axis=1)
         table = table[:, -most:]

@@ -17,7 +17,7 @@ from typing import Any
 
 import orjson
 
-from kurashiru_pipeline.environment import PROJECT_ROOT, Settings
+from kurashiru_pipeline.environment import PROJECT_ROOT, Environment, Settings
 from kurashiru_pipeline.errors import ConfigurationError, KurashiruError
 from kurashiru_pipeline.local.processes import (
     HOST,
@@ -100,7 +100,8 @@ def up(settings: Settings, *, dagster: bool = True, on_event: OnEvent) -> None:
 
 def ensure_aws(settings: Settings, *, on_event: OnEvent) -> None:
     """Start the emulated AWS if the settings point at it and it does not run; raises what `up` raises."""
-    is_emulated = not settings.is_explicit("KURASHIRU_DYNAMODB_ENDPOINT")
+    is_local = settings.environment is Environment.LOCAL
+    is_emulated = is_local and not settings.is_explicit("KURASHIRU_DYNAMODB_ENDPOINT")
     port = settings.integer(AWS.port_variable)
     if is_emulated and port and not answers(port):
         up(settings, dagster=False, on_event=on_event)

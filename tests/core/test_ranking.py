@@ -10,10 +10,12 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import sparse
 
 from kurashiru_pipeline.core import ranking
 from kurashiru_pipeline.core.artifact import ModelArtifact
 from kurashiru_pipeline.core.catalogue import MAIN_INGREDIENTS, Catalogue
+from kurashiru_pipeline.core.columns import product
 from kurashiru_pipeline.core.profiles import ACTION_OF_EVENT, build_profiles
 from kurashiru_pipeline.core.ranking import default_list, rank
 from kurashiru_pipeline.core.weights import Weights
@@ -450,3 +452,15 @@ def test_neither_chunks_nor_threads_change_a_list(monkeypatch: pytest.MonkeyPatc
     assert rank(profiles, kitchen, popularity(), followed, weights(), NOW).equals(made)
     backwards = pa.array(np.arange(users)[::-1])
     assert rank(profiles.take(backwards), kitchen, popularity(), followed, weights(), NOW).equals(made.take(backwards))
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(0, 30), st.integers(1, 40))
+def test_the_sparse_product_is_that_of_scipy(seed: int, height: int, width: int) -> None:
+    random = np.random.default_rng(seed)
+    left, right = (
+        sparse.random_array(shape, density=0.2, format="csr", dtype=np.float32, rng=random)
+        for shape in ((height, 25), (25, width))
+    )
+    offsets, columns, values = product(left, right)
+    ours = sparse.csr_array((values, columns, offsets), shape=(height, width)).toarray()
+    assert np.array_equal(ours, (left @ right).toarray())
