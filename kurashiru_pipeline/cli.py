@@ -221,7 +221,8 @@ def drain(rescan: bool, as_json: bool) -> None:
         _print_json({**dataclasses.asdict(tally), "total_seconds": round(seconds, 3)})
         return
     if not tally.batch_count:
-        OUT.print(f"nothing pending ({seconds:.1f} s)")
+        resent = f"; the table is new: {tally.item_count:,} items sent again" if tally.item_count else ""
+        OUT.print(f"nothing pending{resent} ({seconds:.1f} s)")
         return
     OUT.print(
         f"{tally.line_count:,} lines in {tally.batch_count} micro-batches: {tally.staged_count:,} staged, "

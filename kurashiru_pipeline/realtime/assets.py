@@ -252,7 +252,7 @@ def reflect(context: dg.AssetExecutionContext, pipeline: Pipeline) -> Results:
     """Send changed lists to DynamoDB (reverse ETL)."""
     delivery = pipeline.reflect(on_progress=lambda done, total: context.log.info(f"{done} of {total} items delivered"))
     fresh = Freshness(None, None)
-    if delivery.batch_id is not None and not delivery.is_resend:
+    if delivery.batch_id is not None:
         fresh = batch_freshness(pipeline.warehouse, delivery.batch_id)
     figures = {name: value for name, value in delivery.__dict__.items() if name not in {"changed_count", "refused"}}
     yield _materialized(

@@ -325,7 +325,7 @@ class MicroBatchPipeline:
         batch = MicroBatch(last["batch_id"], self._clock(), last["watermark_at"], len(_STAGES))
         delivery = self._deliver(batch, is_resend=True)
         self._warehouse.transact(lambda transaction: transaction.run("finish_resend", table_name=self.table.name))
-        return replace(delivery, seconds=time.monotonic() - started)
+        return replace(delivery, batch_id=None, seconds=time.monotonic() - started)
 
     def _prepare_target(self) -> bool:
         """Make sure the table is there and known; whether everything has to be sent."""
