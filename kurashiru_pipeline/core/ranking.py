@@ -21,11 +21,11 @@ import pyarrow.compute as pc
 from kurashiru_pipeline.core.artifact import ModelArtifact
 from kurashiru_pipeline.core.catalogue import Catalogue
 from kurashiru_pipeline.core.columns import Floats, Ints, constants, lists, strings, take
+from kurashiru_pipeline.core.items import DEFAULT_USER
 from kurashiru_pipeline.core.profiles import ACTIONS, PROFILE_SCHEMA
 from kurashiru_pipeline.core.scoring import SLOT_BITS, SLOTS, Candidates, Recipes, Users, score_candidates
 from kurashiru_pipeline.core.weights import Weights
 
-DEFAULT_USER = "#default"
 POPULAR = "popular"
 PRECISION = 1_000_000
 """Scores are whole millionths, so that equal scores are equal on every machine."""

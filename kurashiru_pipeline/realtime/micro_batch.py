@@ -34,7 +34,6 @@ from kurashiru_pipeline.errors import KurashiruError, TransientError
 from kurashiru_pipeline.serving.dynamodb import RecommendationTable
 from kurashiru_pipeline.warehouse.base import LoadReport, RowCounts, Transaction, Warehouse
 
-DEFAULT_USER_ID = "#default"
 EVERYTHING = 2**62
 BEGINNING = datetime(1970, 1, 1)  # noqa: DTZ001 - naive UTC, as in the lake
 _STAGES = tuple(Stage)
@@ -284,7 +283,7 @@ class MicroBatchPipeline:
         profiles = self._warehouse.fetch("batch_profiles", batch_id=batch.batch_id)
         lists = rank(profiles, catalogue, popularity, artifact, self.weights, batch.watermark_at, list_length=length)
         default = default_list(catalogue, popularity, artifact, self.weights, batch.watermark_at, list_length=length)
-        lists = pa.concat_tables([lists, _for_user(default, DEFAULT_USER_ID).cast(lists.schema)])
+        lists = pa.concat_tables([lists, default])
         hashes = list(map(content_hash, _values(lists, "recipe_ids"), _values(lists, "reasons")))
         return lists.append_column("content_hash", pa.array(hashes, pa.string()))
 
@@ -559,11 +558,6 @@ def _tombstone(user_id: str, batch: MicroBatch, expires_at: datetime, list_hash:
         expires_at=expires_at,
     )
     return _Outgoing(user_id, batch.batch_id, list_hash, True, 0, item)
-
-
-def _for_user(lists: pa.Table, user_id: str) -> pa.Table:
-    position = lists.column_names.index("user_id")
-    return lists.set_column(position, "user_id", pa.array([user_id] * lists.num_rows, pa.string()))
 
 
 def _accounting(ledger: pa.Table) -> Accounting:
