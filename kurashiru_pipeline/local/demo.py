@@ -95,7 +95,7 @@ def run_demo(settings: Settings, console: Console, *, seconds: int, rate: float)
             final = read_status(warehouse, settings)
             live = batch_freshness(warehouse, first_live_batch)
         shown = [_Lists(user, before[user], after[user]) for user in after]
-        _report(console, settings, final, live, shown, time.monotonic() - began)
+        _report(console, settings, final, live=live, users=shown, seconds=time.monotonic() - began)
 
 
 def run_dev(settings: Settings, console: Console, *, rate: float) -> None:
@@ -230,7 +230,7 @@ def _changed_users(settings: Settings, before: dict[str, dict[str, Any]]) -> lis
 
 
 def _report(
-    console: Console, settings: Settings, status: Status, live: Freshness, users: list[_Lists], seconds: float
+    console: Console, settings: Settings, status: Status, *, live: Freshness, users: list[_Lists], seconds: float
 ) -> None:
     counts = status["counts"]
     console.rule("[bold]report")
@@ -248,8 +248,7 @@ def _report(
     served.add_row("items in DynamoDB", f"{counts['delivered_users']:,}")
     served.add_row("micro-batches", f"{counts['batches']:,}")
     for quantile, value in (("p50", live.p50), ("p95", live.p95)):
-        shown = "-" if value is None else f"{value:.1f} s"
-        served.add_row(f"live traffic: landed -> readable in DynamoDB, {quantile}", shown)
+        served.add_row(f"landed -> readable, live traffic, {quantile}", "-" if value is None else f"{value:.1f} s")
     served.add_row("model in service", status["model_version"] or "none")
     console.print(Panel(served, title="served", title_align="left"))
 
