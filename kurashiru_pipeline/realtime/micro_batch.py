@@ -501,16 +501,19 @@ class _Outgoing:
 
 
 def pending_work(warehouse: Warehouse, settings: Settings) -> str | None:
-    """Why the near-real-time job has work, cheapest question first, or None. Reads only."""
-    unfinished = warehouse.fetch("unfinished_batches", last_stage=Stage.REFLECT)
-    if unfinished.num_rows:
-        return f"micro-batch {unfinished['batch_id'][0].as_py()} is not delivered yet"
-    if warehouse.stream_has_data(RAW_EVENTS_STREAM):
-        return f"stream {RAW_EVENTS_STREAM.name} has data"
+    """Why the near-real-time job has work, or None. Reads only.
+
+    Asked in the order in which work moves on, so that what a run moves on meanwhile is met at the next question.
+    """
     if warehouse.has_landed_files(settings.landing):
         return "files have landed"
     if _count(warehouse, "pending_erasures", "user_count"):
         return "users wait to be erased"
+    if warehouse.stream_has_data(RAW_EVENTS_STREAM):
+        return f"stream {RAW_EVENTS_STREAM.name} has data"
+    unfinished = warehouse.fetch("unfinished_batches", last_stage=Stage.REFLECT)
+    if unfinished.num_rows:
+        return f"micro-batch {unfinished['batch_id'][0].as_py()} is not delivered yet"
     return None
 
 

@@ -11,7 +11,7 @@ from kurashiru_pipeline.environment import Settings
 from kurashiru_pipeline.local.simulate import simulate
 from kurashiru_pipeline.realtime.drain import Tally, drain
 from kurashiru_pipeline.realtime.lookup import look_up
-from kurashiru_pipeline.realtime.micro_batch import MicroBatchPipeline
+from kurashiru_pipeline.realtime.micro_batch import MicroBatchPipeline, pending_work
 from kurashiru_pipeline.realtime.reconcile import reconcile_table
 from kurashiru_pipeline.realtime.status import read_status
 from kurashiru_pipeline.warehouse import open_warehouse
@@ -87,6 +87,31 @@ def test_a_second_drain_writes_nothing(open_pipeline: Open, settings: Settings) 
 
 def _latest_snapshot(pipeline: MicroBatchPipeline) -> int:
     return pipeline.warehouse.stream_status(RAW_EVENTS_STREAM).latest
+
+
+@pytest.mark.parametrize("is_loaded", [False, True])
+def test_work_that_moves_on_while_it_is_looked_for_is_still_seen(
+    open_pipeline: Open, settings: Settings, monkeypatch: pytest.MonkeyPatch, is_loaded: bool
+) -> None:
+    land(settings.landing, "a", events=30)
+    writer = open_pipeline()
+    steps: list[Callable[[], object]] = [writer.load, writer.stage]
+    if is_loaded:
+        steps.pop(0)()
+    with open_warehouse(settings, read_only=True) as reader:
+
+        def moving(question: Callable[..., object]) -> Callable[..., object]:
+            def ask(*arguments: object, **options: object) -> object:
+                answer = question(*arguments, **options)
+                if steps:
+                    steps.pop(0)()
+                return answer
+
+            return ask
+
+        for name in ("has_landed_files", "stream_has_data", "fetch"):
+            monkeypatch.setattr(reader, name, moving(getattr(reader, name)))
+        assert pending_work(reader, settings) is not None
 
 
 def test_only_changed_lists_are_sent(open_pipeline: Open, settings: Settings) -> None:
