@@ -150,14 +150,13 @@ class MicroBatchPipeline:
 
     def pending(self) -> str | None:
         """Why there is work to do, or None."""
-        return pending_work(self._warehouse, self._settings)
+        return pending_work(self._warehouse)
 
     def load(self, *, is_rescan: bool = False) -> LoadReport:
         """Load landed files, unless lines loaded before still wait: those are staged first."""
         if self._warehouse.stream_has_data(RAW_EVENTS_STREAM) or self.unfinished_batch() is not None:
             return LoadReport.nothing(is_complete=False)
         return self._warehouse.load_landed_files(
-            self._settings.landing,
             max_lines=self._settings.integer("KURASHIRU_MAX_BATCH_LINES", minimum=1),
             is_rescan=is_rescan,
         )
@@ -300,16 +299,19 @@ class MicroBatchPipeline:
         started = time.monotonic()
         is_resend = self._prepare_target()
         delivery = self._deliver(batch, is_resend=is_resend, on_progress=on_progress)
+        [lists] = self._warehouse.fetch("batch_list_count", batch_id=batch.batch_id).to_pylist()
 
         def body(transaction: Transaction) -> None:
             if is_resend:
                 transaction.run("finish_resend", table_name=self.table.name)
             # The batch's lists, however many attempts their delivery took.
-            self._finish(transaction, batch.batch_id, Stage.REFLECT, started, self._list_count(batch))
+            self._finish(transaction, batch.batch_id, Stage.REFLECT, started, lists["list_count"])
 
         self._warehouse.transact(body)
         self._unfinished = []
-        return replace(delivery, seconds=time.monotonic() - started)
+        sent = delivery.changed_count + len(delivery.refused)
+        unchanged = 0 if is_resend else lists["list_count"] - sent
+        return replace(delivery, unchanged_count=unchanged, seconds=time.monotonic() - started)
 
     def _resend_if_new_table(self) -> Delivery:
         """Nothing new, but the table may have been recreated since the last delivery."""
@@ -329,18 +331,13 @@ class MicroBatchPipeline:
     def _prepare_target(self) -> bool:
         """Make sure the table is there and known; whether everything has to be sent."""
         self.table.ensure_exists(create=self._settings.flag("KURASHIRU_DYNAMODB_CREATE"))
-        if is_delivery_target_unknown(self._warehouse, self.table, count_pending_resend=False):
-            # First forget, then mark: a process killed in between only has to mark.
-            self.table.write_marker(self._begun_delivery() or self._begin_resend())
-        [target] = self._warehouse.fetch("delivery_target", table_name=self.table.name).to_pylist()
-        return bool(target["is_resend_pending"])
-
-    def _begun_delivery(self) -> str | None:
-        """Id of a resend that was begun, but not marked in the table, so nothing was delivered in it."""
-        targets = self._warehouse.fetch("delivery_target", table_name=self.table.name).to_pylist()
-        if not targets or not targets[0]["is_resend_pending"] or self._delivered(at_most=1).num_rows:
-            return None
-        return str(targets[0]["delivery_id"])
+        target = _delivery_target(self._warehouse, self.table)
+        if target is not None and self.table.marker() == target["delivery_id"]:
+            return bool(target["is_resend_pending"])
+        # First forget, then mark: a process killed in between, which has delivered nothing yet, only has to mark.
+        is_begun = target is not None and target["is_resend_pending"] and not self._delivered(at_most=1).num_rows
+        self.table.write_marker(target["delivery_id"] if target is not None and is_begun else self._begin_resend())
+        return True
 
     def _begin_resend(self) -> str:
         delivery_id = str(uuid.uuid4())
@@ -396,7 +393,6 @@ class MicroBatchPipeline:
             batch_id=batch.batch_id,
             changed_count=len(outgoing) - tombstones - len(refused),
             tombstone_count=tombstones,
-            unchanged_count=self._list_count(batch) - (len(outgoing) - tombstones) if not is_resend else 0,
             request_count=requests,
             retry_count=retries,
             dropped_recipe_count=sum(entry.dropped_recipe_count for entry in outgoing),
@@ -425,10 +421,6 @@ class MicroBatchPipeline:
             lambda transaction: transaction.run("record_deliveries", delivered_at=delivered_at),
             inputs={"incoming_deliveries": table},
         )
-
-    def _list_count(self, batch: MicroBatch) -> int:
-        [row] = self._warehouse.fetch("batch_list_count", batch_id=batch.batch_id).to_pylist()
-        return int(row["list_count"])
 
     def _catalogue(self) -> Catalogue:
         return Catalogue.from_arrow(self._warehouse.fetch("recipes"))
@@ -500,12 +492,12 @@ class _Outgoing:
     item: Item
 
 
-def pending_work(warehouse: Warehouse, settings: Settings) -> str | None:
+def pending_work(warehouse: Warehouse) -> str | None:
     """Why the near-real-time job has work, or None. Reads only.
 
     Asked in the order in which work moves on, so that what a run moves on meanwhile is met at the next question.
     """
-    if warehouse.has_landed_files(settings.landing):
+    if warehouse.has_landed_files():
         return "files have landed"
     if _count(warehouse, "pending_erasures", "user_count"):
         return "users wait to be erased"
@@ -517,14 +509,15 @@ def pending_work(warehouse: Warehouse, settings: Settings) -> str | None:
     return None
 
 
-def is_delivery_target_unknown(
-    warehouse: Warehouse, table: RecommendationTable, *, count_pending_resend: bool = True
-) -> bool:
-    """Whether the table is not the one the recorded deliveries went to (missing, recreated, or another)."""
+def is_delivery_target_unknown(warehouse: Warehouse, table: RecommendationTable) -> bool:
+    """Whether the table is not the one the recorded deliveries went to, or was not sent everything yet."""
+    target = _delivery_target(warehouse, table)
+    return target is None or target["is_resend_pending"] or table.marker() != target["delivery_id"]
+
+
+def _delivery_target(warehouse: Warehouse, table: RecommendationTable) -> dict[str, Any] | None:
     targets = warehouse.fetch("delivery_target", table_name=table.name).to_pylist()
-    if not targets or (count_pending_resend and targets[0]["is_resend_pending"]):
-        return True
-    return bool(table.marker() != targets[0]["delivery_id"])
+    return targets[0] if targets else None
 
 
 def batch_freshness(warehouse: Warehouse, from_batch_id: int, stage: Stage = Stage.REFLECT) -> Freshness:

@@ -7,7 +7,6 @@ state, so a failed, killed or deleted run is simply seen as work still pending.
 
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import dagster as dg
 
@@ -17,7 +16,6 @@ from kurashiru_pipeline.errors import ConfigurationError, TransientError
 from kurashiru_pipeline.realtime.micro_batch import is_delivery_target_unknown, pending_work
 from kurashiru_pipeline.serving.dynamodb import RecommendationTable
 from kurashiru_pipeline.warehouse import Warehouse, open_warehouse
-from kurashiru_pipeline.warehouse.ducklake import lake_folder, landing_signature
 
 # Dagster starts ticks on a grid of 5 s and ends them at 60 s: a tick just under a multiple of 5 s leaves no gap.
 LONG_POLL_SECONDS = 24.0
@@ -34,13 +32,11 @@ _IN_FLIGHT = [
 
 
 class PendingWatch:
-    """Whether there is work, asked often: looks into the lake only after something changed on disk."""
+    """Whether there is work, asked often: queries the warehouse only after its signature changed."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._lake = lake_folder(settings)
         self._warehouse: Warehouse | None = None
-        self._catalogue: tuple[int, int] | None = None
         self._quiet_signature: object = None
         self._table: RecommendationTable | None = None
         self._next_table_check = 0.0
@@ -51,10 +47,10 @@ class PendingWatch:
         Raises:
             TransientError: the lake or DynamoDB did not answer.
         """
-        landing = self._settings.landing
-        signature = landing_signature(landing, self._lake)
+        warehouse = self._opened()
+        signature = warehouse.change_signature()
         if signature != self._quiet_signature:
-            reason = pending_work(self._opened(), self._settings)
+            reason = pending_work(warehouse)
             if reason is not None:
                 return reason
             self._quiet_signature = signature
@@ -82,12 +78,11 @@ class PendingWatch:
         return None
 
     def _opened(self) -> Warehouse:
-        catalogue = _identity(self._lake / "catalog.sqlite")
-        if self._warehouse is None or catalogue != self._catalogue:
-            if self._warehouse is not None:
-                self._warehouse.close()
+        if self._warehouse is not None and self._warehouse.is_replaced():
+            self._warehouse.close()
+            self._warehouse = None
+        if self._warehouse is None:
             self._warehouse = open_warehouse(self._settings, read_only=True)
-            self._catalogue = _identity(self._lake / "catalog.sqlite")
         return self._warehouse
 
 
@@ -150,10 +145,3 @@ def _failures(instance: dg.DagsterInstance, job_name: str) -> tuple[int, float]:
     newest = failed[0]
     ended = newest.end_time or newest.update_timestamp.timestamp()
     return len(failed), max(0.0, time.time() - ended)
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    if not path.exists():
-        return None
-    stat = path.stat()
-    return stat.st_dev, stat.st_ino

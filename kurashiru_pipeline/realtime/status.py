@@ -58,6 +58,6 @@ def read_status(warehouse: Warehouse, settings: Settings) -> Status:
             for state in states
         ],
         "pending_batches": warehouse.fetch("unfinished_batches", last_stage=Stage.REFLECT).num_rows,
-        "pending": pending_work(warehouse, settings),
+        "pending": pending_work(warehouse),
         "model_version": promoted_version(settings.folder("KURASHIRU_MODELS")),
     }

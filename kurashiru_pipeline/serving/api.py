@@ -7,7 +7,7 @@ Not here: ranking or writing; a request reads one item, or two when `#default` h
 import re
 import socket
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
 
 import uvicorn
 from starlette.applications import Starlette
@@ -15,17 +15,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
+from kurashiru_pipeline.clock import utc_now
 from kurashiru_pipeline.core.events import ID_PATTERN
 from kurashiru_pipeline.environment import Settings
 from kurashiru_pipeline.errors import ConfigurationError, KurashiruError
 from kurashiru_pipeline.serving.dynamodb import RecommendationTable
 
 _USER_ID = re.compile(ID_PATTERN)
-
-
-def utc_now() -> datetime:
-    """The time now, naive UTC."""
-    return datetime.now(UTC).replace(tzinfo=None)
 
 
 def build_app(table: RecommendationTable, clock: Callable[[], datetime] = utc_now) -> Starlette:

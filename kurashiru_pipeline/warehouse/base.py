@@ -8,7 +8,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -134,11 +133,19 @@ class Warehouse(ABC):
         return self.stream_status(stream).has_data
 
     @abstractmethod
-    def has_landed_files(self, landing: Path) -> bool:
+    def change_signature(self) -> object:
+        """Fingerprint of everything that can bring work: while it stays equal, nothing changed. Costs no query."""
+
+    @abstractmethod
+    def is_replaced(self) -> bool:
+        """Whether the storage this was opened on is gone or made anew, so that it has to be opened again."""
+
+    @abstractmethod
+    def has_landed_files(self) -> bool:
         """Whether files wait to be loaded. Always False where the warehouse loads by itself (Snowpipe)."""
 
     @abstractmethod
-    def load_landed_files(self, landing: Path, *, max_lines: int, is_rescan: bool = False) -> LoadReport:
+    def load_landed_files(self, *, max_lines: int, is_rescan: bool = False) -> LoadReport:
         """Load landed files, each exactly once, in name order until `max_lines` lines were read.
 
         Args:

@@ -163,6 +163,7 @@ class DuckLakeWarehouse(Warehouse):
         self._settings = settings
         self._connection = connection
         self._resources = resources
+        self._identity = _identity(lake_folder(settings))
 
     @classmethod
     def open(
@@ -310,14 +311,26 @@ class DuckLakeWarehouse(Warehouse):
 
         return self.transact(put_back)
 
-    def has_landed_files(self, landing: Path) -> bool:
-        new, failed_again = self._unloaded(find_landed_files(landing, changed_since=self._last_scan()))
-        return bool(new or failed_again)
+    def change_signature(self) -> object:
+        marks = list(folder_signature(self._settings.landing))
+        for name in ("catalog.sqlite", "catalog.sqlite-wal"):
+            path = lake_folder(self._settings) / name
+            if path.exists():
+                stat = path.stat()
+                marks.append((name, stat.st_mtime_ns + stat.st_size))
+        return marks
 
-    def load_landed_files(self, landing: Path, *, max_lines: int, is_rescan: bool = False) -> LoadReport:
+    def is_replaced(self) -> bool:
+        return _identity(lake_folder(self._settings)) != self._identity
+
+    def has_landed_files(self) -> bool:
+        new, ignored = self._unloaded(find_landed_files(self._settings.landing, changed_since=self._last_scan()))
+        return bool(new or ignored)
+
+    def load_landed_files(self, *, max_lines: int, is_rescan: bool = False) -> LoadReport:
         scanned_at = utc_now()
         previous_scan = self._last_scan()
-        landed = find_landed_files(landing, changed_since=None if is_rescan else previous_scan)
+        landed = find_landed_files(self._settings.landing, changed_since=None if is_rescan else previous_scan)
         new, ignored = self._unloaded(landed)
         load = _Load(loaded_at=scanned_at, max_bytes=self._settings.integer("KURASHIRU_MAX_FILE_MB") << 20)
         is_complete = load.read(new, max_lines)
@@ -348,9 +361,11 @@ class DuckLakeWarehouse(Warehouse):
     def maintain(self) -> MaintenanceReport:
         before = self._storage()
         cutoff = utc_now() - timedelta(days=self._settings.integer("KURASHIRU_STREAM_RETENTION_DAYS"))
-        self._connection.execute(f"call ducklake_flush_inlined_data('{ALIAS}')")
-        self._connection.execute(f"call ducklake_merge_adjacent_files('{ALIAS}')")
-        self._connection.execute(f"call ducklake_rewrite_data_files('{ALIAS}')")
+        # On several threads DuckLake 1.0 now and then ends the process, or fails its commit, while it flushes.
+        self._connection.execute("set threads = 1")
+        for task in ("flush_inlined_data", "merge_adjacent_files", "rewrite_data_files"):
+            self._connection.execute(f"call ducklake_{task}('{ALIAS}')")
+        self._connection.execute("reset threads")
         expired = self._connection.execute(
             f"""
             select snapshot_id
@@ -586,15 +601,13 @@ def lake_folder(settings: Settings) -> Path:
     return settings.folder("KURASHIRU_LAKE") / ALIAS
 
 
-def landing_signature(landing: Path, lake: Path) -> tuple[tuple[str, int], ...]:
-    """Changes whenever a file lands or the lake commits; costs a few `stat` calls."""
-    marks = list(folder_signature(landing))
-    for name in ("catalog.sqlite", "catalog.sqlite-wal"):
-        path = lake / name
-        if path.exists():
-            stat = path.stat()
-            marks.append((name, stat.st_mtime_ns + stat.st_size))
-    return tuple(marks)
+def _identity(lake: Path) -> tuple[int, int] | None:
+    """Which file the lake's catalogue is, whatever is in it."""
+    catalogue = lake / "catalog.sqlite"
+    if not catalogue.exists():
+        return None
+    stat = catalogue.stat()
+    return stat.st_dev, stat.st_ino
 
 
 def _attach_existing(connection: duckdb.DuckDBPyConnection, lake: Path, *, read_only: bool) -> None:

@@ -111,7 +111,7 @@ def test_work_that_moves_on_while_it_is_looked_for_is_still_seen(
 
         for name in ("has_landed_files", "stream_has_data", "fetch"):
             monkeypatch.setattr(reader, name, moving(getattr(reader, name)))
-        assert pending_work(reader, settings) is not None
+        assert pending_work(reader) is not None
 
 
 def test_only_changed_lists_are_sent(open_pipeline: Open, settings: Settings) -> None:

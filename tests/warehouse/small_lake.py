@@ -8,7 +8,6 @@ import gzip
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 from uuid import UUID
@@ -153,7 +152,7 @@ class Lake(Tables):
         put(self.settings.landing, name, content)
 
     def load(self, *, max_lines: int = 1_000_000, is_rescan: bool = False) -> LoadReport:
-        return self.warehouse.load_landed_files(self.settings.landing, max_lines=max_lines, is_rescan=is_rescan)
+        return self.warehouse.load_landed_files(max_lines=max_lines, is_rescan=is_rescan)
 
 
 class PlainTables(Tables):
@@ -206,10 +205,16 @@ class _PlainWarehouse(Warehouse, Transaction):
     def close(self) -> None:
         self.connection.close()
 
-    def has_landed_files(self, landing: Path) -> bool:
+    def change_signature(self) -> object:
         raise NotImplementedError
 
-    def load_landed_files(self, landing: Path, *, max_lines: int, is_rescan: bool = False) -> LoadReport:
+    def is_replaced(self) -> bool:
+        raise NotImplementedError
+
+    def has_landed_files(self) -> bool:
+        raise NotImplementedError
+
+    def load_landed_files(self, *, max_lines: int, is_rescan: bool = False) -> LoadReport:
         raise NotImplementedError
 
     def reset_stream(self, stream: Stream) -> int:

@@ -107,11 +107,11 @@ def test_lines_arrive_whole_with_where_and_when(lake: Lake) -> None:
 
 def test_a_second_load_does_nothing(lake: Lake) -> None:
     lake.land(f"{HOUR}/a.gz", ["one"])
-    assert lake.warehouse.has_landed_files(lake.settings.landing)
+    assert lake.warehouse.has_landed_files()
     lake.load()
     latest = lake.stream.latest
     for is_rescan in (False, True):
-        assert not lake.warehouse.has_landed_files(lake.settings.landing)
+        assert not lake.warehouse.has_landed_files()
         assert lake.load(is_rescan=is_rescan) == LoadReport.nothing(is_complete=True)
     assert lake.stream.latest == latest
 
@@ -122,17 +122,17 @@ def test_a_file_without_lines_is_loaded_once_too(lake: Lake) -> None:
     report = lake.load()
     assert (report.line_count, report.files, report.delays) == (0, {"events": 2}, ())
     assert not lake.stream.has_data
-    assert not lake.warehouse.has_landed_files(lake.settings.landing)
+    assert not lake.warehouse.has_landed_files()
 
 
 def test_a_file_put_again_under_a_loaded_name_is_recorded_once_and_not_read(lake: Lake) -> None:
     lake.land(f"{HOUR}/a.gz", ["one"])
     lake.load()
     lake.land(f"{HOUR}/a.gz", ["two", "three"])
-    assert lake.warehouse.has_landed_files(lake.settings.landing)
+    assert lake.warehouse.has_landed_files()
     report = lake.load()
     assert (report.line_count, report.ignored, report.has_changes) == (0, (f"{HOUR}/a.gz",), True)
-    assert not lake.warehouse.has_landed_files(lake.settings.landing)
+    assert not lake.warehouse.has_landed_files()
     assert lake.load(is_rescan=True) == LoadReport.nothing(is_complete=True)
     assert recorded(lake) == [(f"{HOUR}/a.gz", "loaded"), (f"{HOUR}/a.gz", "ignored")]
     assert [line for _, _, line in loaded_lines(lake)] == ["one"]
@@ -156,12 +156,12 @@ def test_a_broken_file_stops_no_other_and_is_loaded_once_put_again_whole(lake: L
     [(name, reason)] = report.failed
     assert (name, reason) == (f"{HOUR}/a.gz", "truncated gzip: the file ends in the middle of its data")
     assert lake.rows("select error, line_count from raw.loaded_files where status = 'failed'") == [(reason, 0)]
-    assert not lake.warehouse.has_landed_files(lake.settings.landing), "a failed file is not tried for ever"
+    assert not lake.warehouse.has_landed_files(), "a failed file is not tried for ever"
 
     lake.land(f"{HOUR}/a.gz", whole[:-3])
     assert [name for name, _ in lake.load().failed] == [f"{HOUR}/a.gz"]
     lake.land(f"{HOUR}/a.gz", whole)
-    assert lake.warehouse.has_landed_files(lake.settings.landing)
+    assert lake.warehouse.has_landed_files()
     assert lake.load().line_count == 2
     lake.land(f"{HOUR}/a.gz", whole)
     assert lake.load().ignored == (f"{HOUR}/a.gz",)
@@ -212,11 +212,11 @@ def test_files_left_over_by_the_limit_are_found_though_their_folder_is_at_rest(
     hurry()
     reports = [lake.load(max_lines=1)]
     while not reports[-1].is_complete:
-        assert lake.warehouse.has_landed_files(lake.settings.landing)
+        assert lake.warehouse.has_landed_files()
         reports.append(lake.load(max_lines=1))
     assert len(reports) > 2
     assert sum(report.line_count for report in reports) == 7
-    assert not lake.warehouse.has_landed_files(lake.settings.landing)
+    assert not lake.warehouse.has_landed_files()
 
 
 def test_a_rescan_finds_what_lies_in_a_folder_at_rest(lake: Lake, hurry: Callable[[], None]) -> None:
@@ -224,7 +224,7 @@ def test_a_rescan_finds_what_lies_in_a_folder_at_rest(lake: Lake, hurry: Callabl
     lake.land(f"{HOUR}/a.gz", ["one"])
     lake.load()
     lake.land(f"{HOUR}/b.gz", ["two"])
-    assert not lake.warehouse.has_landed_files(lake.settings.landing)
+    assert not lake.warehouse.has_landed_files()
     assert lake.load() == LoadReport.nothing(is_complete=True)
     assert lake.load(is_rescan=True).line_count == 1
 
@@ -427,5 +427,7 @@ def test_landing_elsewhere_has_its_own_names(lake: Lake, tmp_path: Path) -> None
     lake.land(f"{HOUR}/a.gz", ["one"])
     lake.load()
     put(tmp_path / "elsewhere", f"{HOUR}/b.gz", b"two\n")
-    report = lake.warehouse.load_landed_files(tmp_path / "elsewhere", max_lines=10)
+    lake.settings = Settings.load(environ={**lake.settings.environ, "KURASHIRU_LANDING": str(tmp_path / "elsewhere")})
+    lake.reopen()
+    report = lake.load(max_lines=10)
     assert report.line_count == 1
