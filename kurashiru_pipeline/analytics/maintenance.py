@@ -12,6 +12,7 @@ import dagster as dg
 from kurashiru_pipeline.analytics.lake import ALIAS, POOL, AnalyticsLake
 from kurashiru_pipeline.analytics.prepare import RUNS_FOLDER
 from kurashiru_pipeline.core.artifact import MANIFEST, promoted_version
+from kurashiru_pipeline.warehouse.ducklake import one_thread
 
 SNAPSHOT_HOURS = 24
 KEPT_VERSIONS = 24
@@ -21,7 +22,7 @@ KEPT_RUNS = 24
 @dg.op(pool=POOL)
 def maintain_lake(context: dg.OpExecutionContext, lake: AnalyticsLake) -> None:
     """Merge small files; drop snapshots older than a day and the files that nothing else needs."""
-    with lake.writing(context.log), lake.connection(read_only=False) as connection:
+    with lake.writing(context.log), lake.connection(read_only=False) as connection, one_thread(connection):
         for statement in (
             f"call ducklake_flush_inlined_data('{ALIAS}')",
             f"call ducklake_merge_adjacent_files('{ALIAS}')",

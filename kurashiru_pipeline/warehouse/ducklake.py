@@ -6,9 +6,9 @@ Not here: the pipeline's SQL (kurashiru_pipeline/sql) or what a stage does (real
 """
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
@@ -152,6 +152,16 @@ def attach(connection: duckdb.DuckDBPyConnection, lake: Path, alias: str, *, rea
         f"attach {literal(f'ducklake:sqlite:{lake}/catalog.sqlite')} as {alias} "
         f"(data_path {literal(f'{lake}/data')}, meta_journal_mode 'WAL'{mode})"
     )
+
+
+@contextmanager
+def one_thread(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
+    """For upkeep: on several threads DuckLake 1.0 now and then aborts the process, or its commit, while it flushes."""
+    connection.execute("set threads = 1")
+    try:
+        yield
+    finally:
+        connection.execute("reset threads")
 
 
 class DuckLakeWarehouse(Warehouse):
@@ -361,11 +371,9 @@ class DuckLakeWarehouse(Warehouse):
     def maintain(self) -> MaintenanceReport:
         before = self._storage()
         cutoff = utc_now() - timedelta(days=self._settings.integer("KURASHIRU_STREAM_RETENTION_DAYS"))
-        # On several threads DuckLake 1.0 now and then ends the process, or fails its commit, while it flushes.
-        self._connection.execute("set threads = 1")
-        for task in ("flush_inlined_data", "merge_adjacent_files", "rewrite_data_files"):
-            self._connection.execute(f"call ducklake_{task}('{ALIAS}')")
-        self._connection.execute("reset threads")
+        with one_thread(self._connection):
+            for task in ("flush_inlined_data", "merge_adjacent_files", "rewrite_data_files"):
+                self._connection.execute(f"call ducklake_{task}('{ALIAS}')")
         expired = self._connection.execute(
             f"""
             select snapshot_id
