@@ -4,6 +4,7 @@ SHELL := /bin/sh
 
 BIN := .venv/bin
 INSTALLED := .venv/installed
+EDGE := .venv-edge/installed
 MANIFEST := dbt_project/target/manifest.json
 DBT_SOURCES := $(shell find dbt_project -type f -not -path '*/target/*' -not -path '*/logs/*' 2>/dev/null)
 PYTHON_OK := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
@@ -13,7 +14,7 @@ PYTHON_OK := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(MANIFEST) ## install everything into .venv (PYTHON=... picks the interpreter)
+setup: $(MANIFEST) $(EDGE) ## install everything into .venv (PYTHON=... picks the interpreter)
 
 demo: setup ## run the whole pipeline for a minute and report, then stop it
 	$(BIN)/kurashiru demo $(ARGS)
@@ -42,10 +43,12 @@ dbt: setup
 lock: setup ## write requirements.lock anew from pyproject.toml (ARGS=--upgrade for newer versions)
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	  --no-header --extra dev pyproject.toml --output-file requirements.lock $(ARGS)
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  --no-header tests/edge/ministack.in --output-file tests/edge/ministack.lock $(ARGS)
 
 clean: ## remove .venv, caches and build output; .kurashiru (your data) stays
 	@if [ -x $(BIN)/kurashiru ]; then $(BIN)/kurashiru down; fi
-	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis dbt_project/target dbt_project/logs
+	rm -rf .venv .venv-edge build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis dbt_project/target dbt_project/logs
 	find kurashiru_pipeline tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # uv itself is one of the locked packages: pip installs that one, uv the others. Where uv cannot reach the
@@ -74,6 +77,15 @@ $(INSTALLED): requirements.lock pyproject.toml setup.py
 	  || $(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements.lock
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@$(BIN)/python -m compileall -q kurashiru_pipeline
+	@touch $@
+
+# The AWS emulator of tests/edge has an environment of its own: it pins botocore.
+$(EDGE): tests/edge/ministack.lock | $(INSTALLED)
+	@rm -rf .venv-edge
+	@echo 'installing the packages of tests/edge/ministack.lock into .venv-edge'
+	@$(BIN)/python -m venv --without-pip .venv-edge
+	@$(BIN)/uv pip sync --quiet --python .venv-edge/bin/python --compile-bytecode --require-hashes $< \
+	  || $(BIN)/python -m pip --python .venv-edge/bin/python install --quiet --no-deps --require-hashes -r $<
 	@touch $@
 
 $(MANIFEST): $(INSTALLED) $(DBT_SOURCES)

@@ -5,8 +5,10 @@ Not here: connections or clients; reading this module touches no network, no fil
 `kurashiru env` prints the table.
 """
 
+import math
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -53,7 +55,14 @@ Value = str | Required
 
 @dataclass(frozen=True)
 class Setting:
-    """One row of the table: a variable and its value in each environment."""
+    """One row of the table: a variable and its value in each environment.
+
+    Attributes:
+        form: regular expression of every value that is not empty; "" allows any.
+        example: a value of that form, for the error.
+        purpose: the command that reads it ("" = all of them); only that command demands it.
+        needed_when: (variable, value) of another setting without which this one is not read.
+    """
 
     variable: str
     local: Value
@@ -61,18 +70,62 @@ class Setting:
     production: Value
     meaning: str
     secret: bool = False
+    form: str = ""
+    example: str = ""
+    purpose: str = ""
+    needed_when: tuple[str, str] | None = None
 
     def default(self, environment: Environment) -> Value:
         return {"local": self.local, "staging": self.staging, "production": self.production}[environment]
 
 
-def _everywhere(variable: str, value: Value, meaning: str) -> Setting:
-    return Setting(variable, value, value, value, meaning)
+_NUMBER = "[0-9]{1,9}"
+_SECONDS = "[0-9]{1,4}([.][0-9]{1,3})?"
+_FLAG = "(?i:true|false)"
+_NAME = "[A-Za-z_][A-Za-z0-9_$]{0,254}"
+_ROLE_ARN = "arn:aws[a-z-]*:iam::[0-9]{12}:role/.+"
+
+
+def _everywhere(variable: str, value: str, meaning: str) -> Setting:
+    form = _NUMBER if value.isdecimal() else ""
+    return Setting(variable, value, value, value, meaning, form=form, example=value)
+
+
+def _deployed(variable: str, example: str, meaning: str, form: str = "") -> Setting:
+    """A value that only `kurashiru deploy` reads, known after the AWS stack is there."""
+    given = Required(example)
+    return Setting(variable, "", given, given, meaning, form=form, example=example, purpose="deploy")
 
 
 SETTINGS: tuple[Setting, ...] = (
     _everywhere("KURASHIRU_HOME", ".kurashiru", "folder of all local state; relative to the project"),
-    Setting("KURASHIRU_ENGINE", "ducklake", "snowflake", "snowflake", "warehouse engine"),
+    Setting(
+        "KURASHIRU_ENGINE",
+        "ducklake",
+        "snowflake",
+        "snowflake",
+        "warehouse engine: ducklake or snowflake",
+        form="ducklake|snowflake",
+        example="snowflake",
+    ),
+    Setting(
+        "KURASHIRU_KERNEL",
+        "process",
+        "warehouse",
+        "warehouse",
+        "where profiles and lists are computed: in this process, or in the warehouse as a Snowpark UDF",
+        form="process|warehouse",
+        example="process",
+    ),
+    Setting(
+        "KURASHIRU_REFLECT",
+        "direct",
+        "external_function",
+        "external_function",
+        "who writes DynamoDB: this process (direct), or the warehouse (external_function)",
+        form="direct|external_function",
+        example="direct",
+    ),
     Setting(
         "KURASHIRU_LANDING",
         "{home}/landing",
@@ -82,21 +135,25 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting("KURASHIRU_LAKE", "{home}/lake", "{home}/lake", "{home}/lake", "DuckLake catalogues and data"),
     Setting("KURASHIRU_MODELS", "{home}/models", "{home}/models", "{home}/models", "model artifacts"),
-    Setting("KURASHIRU_AWS_REGION", "ap-northeast-1", "ap-northeast-1", "ap-northeast-1", "AWS region"),
+    _everywhere("KURASHIRU_AWS_REGION", "ap-northeast-1", "AWS region"),
     Setting(
         "KURASHIRU_AWS_PORT",
         "5566",
         "0",
         "0",
         "port of the emulated AWS that `kurashiru up` starts; 0 = none",
+        form=_NUMBER,
+        example="5566",
     ),
-    Setting("KURASHIRU_DAGSTER_PORT", "3000", "3000", "3000", "port of the Dagster UI"),
+    _everywhere("KURASHIRU_DAGSTER_PORT", "3000", "port of the Dagster UI"),
     Setting(
         "KURASHIRU_DYNAMODB_ENDPOINT",
         "http://127.0.0.1:{aws_port}",
         "",
         "",
         "DynamoDB endpoint; empty = the region's own",
+        form="https?://.+",
+        example="http://127.0.0.1:5566",
     ),
     Setting(
         "KURASHIRU_DYNAMODB_TABLE",
@@ -104,8 +161,18 @@ SETTINGS: tuple[Setting, ...] = (
         "recommendations-staging",
         "recommendations",
         "table the app's API reads",
+        form="[A-Za-z0-9_.-]{3,255}",
+        example="recommendations",
     ),
-    Setting("KURASHIRU_DYNAMODB_CREATE", "true", "false", "false", "create the table when it is missing"),
+    Setting(
+        "KURASHIRU_DYNAMODB_CREATE",
+        "true",
+        "false",
+        "false",
+        "create the table when it is missing",
+        form=_FLAG,
+        example="false",
+    ),
     _everywhere("KURASHIRU_ITEM_TTL_DAYS", "30", "days until an item not refreshed expires"),
     _everywhere("KURASHIRU_DEDUPLICATION_HOURS", "1", "hours of load time in which an event_id counts once"),
     _everywhere("KURASHIRU_RETENTION_DAYS", "90", "an event older than this at load time is rejected"),
@@ -116,20 +183,136 @@ SETTINGS: tuple[Setting, ...] = (
     _everywhere("KURASHIRU_LIST_LENGTH", "20", "recipes in a recommendation list"),
     _everywhere("KURASHIRU_FRESHNESS_SECONDS", "180", "freshness check: p95 landed -> readable above this warns"),
     _everywhere("KURASHIRU_REJECT_RATE_PCT", "5", "reject-rate check: a share of lines above this warns"),
-    Setting("KURASHIRU_SENSORS", "running", "stopped", "stopped", "status of sensors on a new instance"),
-    Setting("KURASHIRU_SNOWFLAKE_ACCOUNT", "", Required("myorg-staging"), Required("myorg-production"), "account"),
-    Setting("KURASHIRU_SNOWFLAKE_USER", "", Required("SVC_DAGSTER"), Required("SVC_DAGSTER"), "service user"),
+    Setting(
+        "KURASHIRU_SENSORS",
+        "running",
+        "stopped",
+        "stopped",
+        "status of sensors on a new instance: running or stopped",
+        form="running|stopped",
+        example="running",
+    ),
+    Setting(
+        "KURASHIRU_POLL_SECONDS",
+        "0.1",
+        "10",
+        "10",
+        "seconds between two looks of the sensor",
+        form=_SECONDS,
+        example="10",
+    ),
+    Setting(
+        "KURASHIRU_SNOWFLAKE_ACCOUNT",
+        "",
+        Required("myorg-staging"),
+        Required("myorg-production"),
+        "account identifier: organisation-account",
+        form="[A-Za-z0-9_]+[-.][A-Za-z0-9_.-]+",
+        example="myorg-production",
+    ),
+    Setting(
+        "KURASHIRU_SNOWFLAKE_USER",
+        "",
+        "SVC_KURASHIRU_STAGING",
+        "SVC_KURASHIRU",
+        "service user",
+        form=_NAME,
+        example="SVC_KURASHIRU",
+    ),
+    Setting(
+        "KURASHIRU_SNOWFLAKE_AUTHENTICATOR",
+        "key_pair",
+        "key_pair",
+        "key_pair",
+        "key_pair, or workload_identity (the AWS role of the process)",
+        form="key_pair|workload_identity",
+        example="key_pair",
+    ),
     Setting(
         "KURASHIRU_SNOWFLAKE_PRIVATE_KEY_PATH",
         "",
         Required("/run/secrets/snowflake_key.p8"),
         Required("/run/secrets/snowflake_key.p8"),
         "PKCS#8 key of the service user",
+        needed_when=("KURASHIRU_SNOWFLAKE_AUTHENTICATOR", "key_pair"),
     ),
     Setting("KURASHIRU_SNOWFLAKE_PRIVATE_KEY_PASSPHRASE", "", "", "", "passphrase of the key, if it has one", True),
-    Setting("KURASHIRU_SNOWFLAKE_ROLE", "", "FR_ORCHESTRATOR", "FR_ORCHESTRATOR", "role"),
-    Setting("KURASHIRU_SNOWFLAKE_WAREHOUSE", "", "WH_TRANSFORM", "WH_TRANSFORM", "warehouse of the transforms"),
-    Setting("KURASHIRU_SNOWFLAKE_DATABASE", "", "KURASHIRU_STAGING", "KURASHIRU", "database"),
+    Setting(
+        "KURASHIRU_SNOWFLAKE_ROLE",
+        "",
+        "KURASHIRU_STAGING_ORCHESTRATOR",
+        "KURASHIRU_ORCHESTRATOR",
+        "role of the pipeline",
+        form=_NAME,
+        example="KURASHIRU_ORCHESTRATOR",
+    ),
+    Setting(
+        "KURASHIRU_SNOWFLAKE_WAREHOUSE",
+        "",
+        "KURASHIRU_STAGING_PIPELINE",
+        "KURASHIRU_PIPELINE",
+        "warehouse of the micro-batches",
+        form=_NAME,
+        example="KURASHIRU_PIPELINE",
+    ),
+    Setting(
+        "KURASHIRU_SNOWFLAKE_ANALYTICS_WAREHOUSE",
+        "",
+        "KURASHIRU_STAGING_ANALYTICS",
+        "KURASHIRU_ANALYTICS",
+        "warehouse of dbt and training",
+        form=_NAME,
+        example="KURASHIRU_ANALYTICS",
+    ),
+    Setting(
+        "KURASHIRU_SNOWFLAKE_DATABASE",
+        "",
+        "KURASHIRU_STAGING",
+        "KURASHIRU",
+        "database",
+        form=_NAME,
+        example="KURASHIRU",
+    ),
+    Setting(
+        "KURASHIRU_SNOWFLAKE_DEPLOY_ROLE",
+        "",
+        "KURASHIRU_STAGING_DEPLOYER",
+        "KURASHIRU_DEPLOYER",
+        "role that owns the objects",
+        form=_NAME,
+        example="KURASHIRU_DEPLOYER",
+        purpose="deploy",
+    ),
+    _deployed(
+        "KURASHIRU_AWS_STORAGE_ROLE_ARN",
+        "arn:aws:iam::123456789012:role/kurashiru-snowflake-storage",
+        "IAM role with which Snowflake reads the landing bucket (output StorageRoleArn of the AWS stack)",
+        _ROLE_ARN,
+    ),
+    _deployed(
+        "KURASHIRU_AWS_API_ROLE_ARN",
+        "arn:aws:iam::123456789012:role/kurashiru-snowflake-api",
+        "IAM role with which Snowflake calls the API (output ApiRoleArn)",
+        _ROLE_ARN,
+    ),
+    _deployed(
+        "KURASHIRU_AWS_API_URL",
+        "https://abc123.execute-api.ap-northeast-1.amazonaws.com/production/items",
+        "URL of the delivery API (output ApiUrl)",
+        "https://.+",
+    ),
+    _deployed(
+        "KURASHIRU_AWS_TOPIC_ARN",
+        "arn:aws:sns:ap-northeast-1:123456789012:kurashiru-landed",
+        "SNS topic of landed files (output TopicArn)",
+        "arn:aws[a-z-]*:sns:.+",
+    ),
+    _deployed(
+        "KURASHIRU_SNOWFLAKE_EXTERNAL_ID",
+        "kurashiru-production-4f7a",
+        "external id of Snowflake's storage integration: any hard-to-guess text, the same in the AWS stack",
+        "[A-Za-z0-9+=,.@:/_-]{2,1224}",
+    ),
 )
 _BY_VARIABLE = {setting.variable: setting for setting in SETTINGS}
 
@@ -151,11 +334,18 @@ class Settings:
         """Value of one setting.
 
         Raises:
-            ConfigurationError: the environment requires the variable and it is not set.
+            ConfigurationError: the environment requires the variable and it is not set, or its value is wrong.
         """
         setting = _BY_VARIABLE[variable]
         given = self.environ.get(variable)
         if given:
+            if setting.form and not re.fullmatch(setting.form, given):
+                shown = "****" if setting.secret else repr(given)
+                message = (
+                    f"{variable}={shown} is not of the right form ({setting.meaning}); "
+                    f"for example: export {variable}={setting.example}"
+                )
+                raise ConfigurationError(message)
             return given
         default = setting.default(self.environment)
         if isinstance(default, Required):
@@ -183,6 +373,18 @@ class Settings:
             number = minimum - 1
         if number < minimum:
             message = f"{variable}={value!r} must be a whole number of at least {minimum}"
+            raise ConfigurationError(message)
+        return number
+
+    def seconds(self, variable: str) -> float:
+        """Setting that is a number of seconds, perhaps with decimals."""
+        value = self.text(variable)
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if not number >= 0:
+            message = f"{variable}={value!r} must be a number of seconds"
             raise ConfigurationError(message)
         return number
 
@@ -216,14 +418,48 @@ class Settings:
             raise ConfigurationError(message)
         return _absolute(place)
 
+    def check(self, purpose: str = "") -> None:
+        """Read every setting that this environment and `purpose` need, so that a wrong one is found at the start.
+
+        Raises:
+            ConfigurationError: some are missing or wrong; the message names each, with an example.
+        """
+        problems = list(self._problems(purpose))
+        if problems:
+            raise ConfigurationError("\n".join(problems))
+
+    def _problems(self, purpose: str) -> Iterator[str]:
+        for setting in SETTINGS:
+            if not self.is_needed(setting, purpose):
+                continue
+            try:
+                self.text(setting.variable)
+            except ConfigurationError as error:
+                yield str(error)
+
+    def is_needed(self, setting: Setting, purpose: str = "") -> bool:
+        """Whether `setting` is read here, by a command of `purpose`."""
+        if setting.purpose not in {"", purpose}:
+            return False
+        if setting.needed_when is None:
+            return True
+        variable, value = setting.needed_when
+        return self.environ.get(variable, _BY_VARIABLE[variable].default(self.environment)) == value
+
     def rows(self) -> list[tuple[str, str, str]]:
-        """The table as (variable, value, meaning); secrets masked, missing values named."""
+        """The table as (variable, value, meaning); secrets masked, missing and wrong values named."""
         table = []
         for setting in SETTINGS:
             try:
                 value = self.text(setting.variable)
             except ConfigurationError:
-                value = "(must be set)"
+                given = self.environ.get(setting.variable)
+                if given:
+                    value = f"{given} (wrong form, e.g. {setting.example})"
+                elif self.is_needed(setting):
+                    value = "(must be set)"
+                else:
+                    value = f"(needed by kurashiru {setting.purpose})" if setting.purpose else ""
             if setting.secret and value:
                 value = "****"
             table.append((setting.variable, value, setting.meaning))

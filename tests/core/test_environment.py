@@ -1,5 +1,6 @@
 """Settings: a value or a clear error for each of them, in every environment."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -70,9 +71,64 @@ def test_every_setting_has_a_value_or_says_how_to_give_it_one(setting: Setting, 
     else:
         assert "{" not in settings.text(setting.variable)
     assert not settings.is_explicit(setting.variable)
-    given = Settings.load(environment, {setting.variable: "given"})
-    assert given.text(setting.variable) == "given"
+    value = setting.example or "given"
+    given = Settings.load(environment, {setting.variable: value})
+    assert given.text(setting.variable) == value
     assert given.is_explicit(setting.variable)
+
+
+@pytest.mark.parametrize("setting", [setting for setting in SETTINGS if setting.form], ids=lambda one: one.variable)
+def test_a_value_of_the_wrong_form_is_refused_with_an_example(setting: Setting) -> None:
+    wrong = "no such value!\n"
+    settings = local(**{setting.variable: wrong})
+    expected = f"{setting.variable}='no such value!.*export {setting.variable}={re.escape(setting.example)}"
+    with pytest.raises(ConfigurationError, match=expected):
+        settings.text(setting.variable)
+    assert "wrong form" in dict((name, value) for name, value, _ in settings.rows())[setting.variable]
+    for environment in Environment:
+        default = setting.default(environment)
+        given = default.example if isinstance(default, Required) else default
+        assert not given or "{" in given or re.fullmatch(setting.form, given), environment
+
+
+PRODUCTION = {
+    "KURASHIRU_LANDING": "s3://kurashiru-landing",
+    "KURASHIRU_SNOWFLAKE_ACCOUNT": "myorg-production",
+    "KURASHIRU_SNOWFLAKE_PRIVATE_KEY_PATH": "/run/secrets/key.p8",
+}
+
+
+def test_local_is_complete_as_it_is() -> None:
+    local().check()
+
+
+@pytest.mark.parametrize("environment", [Environment.STAGING, Environment.PRODUCTION])
+def test_production_names_everything_that_is_missing_or_wrong(environment: Environment) -> None:
+    Settings.load(environment, PRODUCTION).check()
+    for variable in PRODUCTION:
+        rest = {name: value for name, value in PRODUCTION.items() if name != variable}
+        with pytest.raises(
+            ConfigurationError, match=rf"{variable} .*must be set in {environment}; .*export {variable}="
+        ):
+            Settings.load(environment, rest).check()
+    with pytest.raises(ConfigurationError, match=r"(?s)KURASHIRU_SENSORS='on'.*KURASHIRU_SNOWFLAKE_ACCOUNT='short'"):
+        wrong = {"KURASHIRU_SNOWFLAKE_ACCOUNT": "short", "KURASHIRU_SENSORS": "on"}
+        Settings.load(environment, {**PRODUCTION, **wrong}).check()
+
+
+def test_a_key_is_needed_for_key_pairs_only() -> None:
+    keyless = {name: value for name, value in PRODUCTION.items() if not name.endswith("KEY_PATH")}
+    identity = {**keyless, "KURASHIRU_SNOWFLAKE_AUTHENTICATOR": "workload_identity"}
+    Settings.load(Environment.PRODUCTION, identity).check()
+
+
+def test_only_deploy_needs_what_only_deploy_reads() -> None:
+    settings = Settings.load(Environment.PRODUCTION, PRODUCTION)
+    with pytest.raises(ConfigurationError, match="KURASHIRU_AWS_API_URL .*must be set"):
+        settings.check("deploy")
+    values = {name: value for name, value, _ in settings.rows()}
+    assert values["KURASHIRU_AWS_API_URL"] == "(needed by kurashiru deploy)"
+    assert "(must be set)" not in values.values()
 
 
 def test_local_needs_nothing() -> None:
@@ -97,7 +153,9 @@ def test_an_unknown_setting_is_a_programming_error() -> None:
 @pytest.mark.parametrize("value", ["x", "1.5", "", "-1", "1e3"])
 def test_whole_numbers_are_checked(value: str) -> None:
     settings = local(KURASHIRU_MAX_BATCH_LINES=value or " ")
-    with pytest.raises(ConfigurationError, match=r"KURASHIRU_MAX_BATCH_LINES=.* whole number of at least 0"):
+    with pytest.raises(
+        ConfigurationError, match=r"KURASHIRU_MAX_BATCH_LINES=.* export KURASHIRU_MAX_BATCH_LINES=500000"
+    ):
         settings.integer("KURASHIRU_MAX_BATCH_LINES")
 
 
@@ -117,7 +175,7 @@ def test_defaults_that_look_like_numbers_are(environment: Environment) -> None:
 def test_flags_are_true_or_false() -> None:
     assert local(KURASHIRU_DYNAMODB_CREATE="TRUE").flag("KURASHIRU_DYNAMODB_CREATE")
     assert not local(KURASHIRU_DYNAMODB_CREATE="false").flag("KURASHIRU_DYNAMODB_CREATE")
-    with pytest.raises(ConfigurationError, match="KURASHIRU_DYNAMODB_CREATE='yes' must be true or false"):
+    with pytest.raises(ConfigurationError, match="KURASHIRU_DYNAMODB_CREATE='yes' is not of the right form"):
         local(KURASHIRU_DYNAMODB_CREATE="yes").flag("KURASHIRU_DYNAMODB_CREATE")
 
 
@@ -152,6 +210,6 @@ def test_the_table_shows_every_setting_and_no_secret(environment: Environment) -
     assert "secret of" not in str(rows)
     for setting in SETTINGS:
         if isinstance(setting.default(environment), Required):
-            assert values[setting.variable] == "(must be set)"
+            assert values[setting.variable] == ("(needed by kurashiru deploy)" if setting.purpose else "(must be set)")
     unset = {variable: value for variable, value, _ in Settings.load(environment, {}).rows()}
     assert {unset[variable] for variable in secrets} == {""}
