@@ -11,8 +11,6 @@ from datetime import datetime, timedelta
 from hashlib import blake2b
 from typing import NamedTuple
 
-import orjson
-
 Item = dict[str, dict[str, str | bool]]
 """DynamoDB's low-level attribute map: attribute name -> {type: value}."""
 
@@ -194,6 +192,8 @@ def content_hash(recipe_ids: Sequence[str], reasons: Sequence[str]) -> str:
 
     Times, version and scores do not count, so an unchanged list is not sent again.
     """
+    import orjson  # noqa: PLC0415 - not in the Lambda function, which builds items and hashes none
+
     return blake2b(orjson.dumps((list(recipe_ids), list(reasons))), digest_size=16).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""The DynamoDB table of recommendations: written in batches that lose nothing silently, read one by one.
+"""The DynamoDB table of recommendations: written in batches or by version, losing nothing silently; read one by one.
 
 Here: the client, the table, and the one policy for retries (the client itself never retries).
 Not here: the form of an item (`core/items.py`), or which items changed.
@@ -7,14 +7,15 @@ Not here: the form of an item (`core/items.py`), or which items changed.
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from enum import StrEnum
 from functools import partial
 from ipaddress import ip_address
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, WaiterError
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
 
 BATCH_ITEMS = 25
+MAX_CONNECTIONS = 16
 MAX_ITEM_BYTES = 400 * 1024
 MAX_KEY_BYTES = 2048
 FIRST_BACKOFF_SECONDS = 0.05
@@ -55,6 +57,43 @@ class _UnreachableError(TransientError):
 
 class _InvalidRequestError(KurashiruError):
     """DynamoDB says that the content of a request is wrong."""
+
+
+class _ThrottledError(TransientError):
+    """DynamoDB answers, but takes no more for the moment."""
+
+
+class _LateError(TransientError):
+    """There was no time left to ask DynamoDB, or to hear its answer."""
+
+
+class _SupersededError(KurashiruError):
+    """A condition kept an item out; `kept` is the one in the table, as far as DynamoDB tells."""
+
+    def __init__(self, message: str, kept: Item) -> None:
+        super().__init__(message)
+        self.kept = kept
+
+
+class Outcome(StrEnum):
+    """What became of an item put by version."""
+
+    OK = "OK"
+    """In the table, now or already."""
+    STALE = "STALE"
+    """Left out: a newer version is in the table."""
+    RETRY = "RETRY"
+    """Perhaps not in the table; to be sent again."""
+    REFUSED = "REFUSED"
+    """No repetition would get it in."""
+
+
+@dataclass(frozen=True, slots=True)
+class PutResult:
+    """Outcome of one item, and why it is not OK."""
+
+    outcome: Outcome
+    error: KurashiruError | None = None
 
 
 @dataclass
@@ -91,6 +130,7 @@ class _Patience:
         self, seconds: float, sleep: Callable[[float], None], clock: Callable[[], float], rng: random.Random
     ) -> None:
         self.ended_by: KurashiruError | None = None
+        self.throttled_by: TransientError | None = None
         self._seconds = seconds
         self._sleep = sleep
         self._clock = clock
@@ -101,24 +141,31 @@ class _Patience:
         """Something was accepted: start counting again."""
         self._deadline = self._clock() + self._seconds
 
+    def left(self) -> float:
+        """Seconds until it ends, unless there is progress."""
+        return self._deadline - self._clock()
+
     def wait(self, attempt: int, error: TransientError) -> None:
         """Wait before repeating what failed with `error` for the `attempt`-th time in a row.
 
         Raises:
             TransientError: `error`, when it is no use waiting any longer.
         """
-        left = self._deadline - self._clock()
+        left = self.left()
         if left <= 0 or (isinstance(error, _UnreachableError) and attempt >= UNREACHABLE_ATTEMPTS):
             raise error
         longest = min(LONGEST_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2 ** min(attempt - 1, 16))
         self._sleep(min(left, self._rng.uniform(0, longest)))
 
 
-def connect(settings: Settings) -> "DynamoDBClient":
+def connect(settings: Settings, *, answer_seconds: float = 10) -> "DynamoDBClient":
     """Client of the region, or of the endpoint in the settings; opens no connection yet.
 
     An endpoint on this machine is the emulation: it gets fixed credentials and no proxy. Everything else
     uses AWS's default chain of credentials. The client never retries; `RecommendationTable` does.
+
+    Args:
+        answer_seconds: a request is given up, and may be repeated, after so long without an answer.
     """
     import boto3  # noqa: PLC0415 - 0.2 s, only for who connects
     from botocore.config import Config  # noqa: PLC0415
@@ -133,8 +180,8 @@ def connect(settings: Settings) -> "DynamoDBClient":
         aws_secret_access_key="local" if is_local else None,
         config=Config(
             connect_timeout=2,
-            read_timeout=10,
-            max_pool_connections=16,
+            read_timeout=answer_seconds,
+            max_pool_connections=MAX_CONNECTIONS,
             parameter_validation=False,
             proxies={} if is_local else None,
             retries={"mode": "standard", "total_max_attempts": 1},
@@ -240,6 +287,37 @@ class RecommendationTable:
             raise patience.ended_by
         return report
 
+    def put_versioned(self, items: Sequence[Item], seconds: float) -> list[PutResult]:
+        """Put items of different users, each unless a newer version of it is in the table.
+
+        What is throttled or unanswered is sent again while there is time. A put still on its way when the time is
+        up is answered RETRY and may arrive after all: its version makes that harmless.
+
+        Args:
+            items: from `build_item` and `build_tombstone`.
+            seconds: time for all of it.
+
+        Returns:
+            A result for each item, in their order.
+
+        Raises:
+            ConfigurationError: nothing was written: the table is missing or access is refused.
+            TransientError: nothing was written: every put was throttled.
+        """
+        patience = self._patience(seconds)
+        pool = ThreadPoolExecutor(self._workers, thread_name_prefix="dynamodb")
+        puts = [pool.submit(self._put_versioned, patience, item) for item in items]
+        wait(puts, timeout=max(0.0, seconds))
+        pool.shutdown(wait=False, cancel_futures=True)
+        results = [_result(put) for put in puts]
+        if not any(result.outcome in {Outcome.OK, Outcome.STALE} for result in results):
+            if isinstance(patience.ended_by, ConfigurationError):
+                raise patience.ended_by
+            is_capacity = all(isinstance(result.error, _ThrottledError | _LateError) for result in results)
+            if is_capacity and patience.throttled_by is not None:
+                raise patience.throttled_by
+        return results
+
     def read(self, user_id: str, *, consistent: bool = False) -> Recommendation | None:
         """The item of a user as it stands, perhaps expired or a tombstone; None when there is none.
 
@@ -326,6 +404,43 @@ class RecommendationTable:
                 patience.ended_by = error
         return report
 
+    def _put_versioned(self, patience: _Patience, item: Item) -> PutResult:
+        """Put one item; never raises what is DynamoDB's doing."""
+        refusal = _refusal(item)
+        if refusal is not None:
+            return PutResult(Outcome.REFUSED, KurashiruError(refusal))
+        if patience.left() <= 0:
+            return PutResult(Outcome.RETRY, _LateError("no time left to write it"))
+        attempt = 0
+        try:
+            while True:
+                if patience.ended_by is not None:
+                    raise patience.ended_by
+                attempt += 1
+                try:
+                    self._send(
+                        "put_item",
+                        TableName=self.name,
+                        Item=item,
+                        ConditionExpression="attribute_not_exists(#user_id) OR #version <= :version",
+                        ExpressionAttributeNames={"#user_id": KEY, "#version": "version"},
+                        ExpressionAttributeValues={":version": item["version"]},
+                        ReturnValuesOnConditionCheckFailure="ALL_OLD",
+                    )
+                    return PutResult(Outcome.OK)
+                except TransientError as error:
+                    if isinstance(error, _ThrottledError):
+                        patience.throttled_by = error
+                    patience.wait(attempt, error)
+        except _SupersededError as error:
+            return _left_out(item, error.kept)
+        except _InvalidRequestError as error:
+            return PutResult(Outcome.REFUSED, error)
+        except KurashiruError as error:
+            if isinstance(error, ConfigurationError | _UnreachableError):
+                patience.ended_by = error
+            return PutResult(Outcome.RETRY, error)
+
     def _get(self, user_id: str, *, consistent: bool) -> Item | None:
         answer = self._request("get_item", TableName=self.name, Key={KEY: {"S": user_id}}, ConsistentRead=consistent)
         item: Item | None = answer.get("Item")
@@ -401,10 +516,14 @@ class RecommendationTable:
         code = error.response["Error"]["Code"]
         status = error.response["ResponseMetadata"]["HTTPStatusCode"]
         message = f"DynamoDB {self._place}: {operation}: {code}: {error.response['Error'].get('Message', '')}"
-        if code in _BUSY or status >= 500:
+        if code in _BUSY:
+            return _ThrottledError(message)
+        if status >= 500:
             return TransientError(message)
         if code in _INVALID:
             return _InvalidRequestError(message)
+        if code == "ConditionalCheckFailedException":
+            return _SupersededError(message, cast("Item", error.response.get("Item", {})))
         if code == "ResourceNotFoundException":
             message = (
                 f"DynamoDB {self._place} does not exist; "
@@ -443,6 +562,20 @@ def _refusal(item: Item) -> str | None:
 
 def _failures(puts: Iterable[dict[str, Any]], error: KurashiruError) -> list[tuple[str, str]]:
     return [(put["PutRequest"]["Item"][KEY]["S"], str(error)) for put in puts]
+
+
+def _result(put: Future[PutResult]) -> PutResult:
+    if put.done() and not put.cancelled():
+        return put.result()
+    return PutResult(Outcome.RETRY, _LateError("no answer in time"))
+
+
+def _left_out(item: Item, kept: Item) -> PutResult:
+    """Why the condition on versions kept an item out."""
+    if "version" not in kept:
+        return PutResult(Outcome.REFUSED, KurashiruError("the table has something without a version under this key"))
+    message = f"version {kept['version']['N']} is in the table, which is newer than {item['version']['N']}"
+    return PutResult(Outcome.STALE, KurashiruError(message))
 
 
 def _is_cause(error: KurashiruError, code: str) -> bool:

@@ -43,6 +43,9 @@ def make_item(user: int | str, version: int = 1) -> Item:
 
 
 def users_of(request: dict[str, Any]) -> list[str]:
+    """Users whose items a PutItem or BatchWriteItem request puts."""
+    if "Item" in request:
+        return [request["Item"]["user_id"]["S"]]
     [puts] = request["RequestItems"].values()
     return [put["PutRequest"]["Item"]["user_id"]["S"] for put in puts]
 
@@ -81,10 +84,12 @@ class Faults:
         content = json.loads(request.body)
         with self._lock:
             self.calls[operation] += 1
+            number = self.calls[operation]
             if operation == "BatchWriteItem":
                 self.batch_sizes.append(len(users_of(content)))
-            answer = self._rules[operation](self.calls[operation], content)
-            if answer is None and operation == "BatchWriteItem":
+        answer = self._rules[operation](number, content)
+        if answer is None and operation in {"BatchWriteItem", "PutItem"}:
+            with self._lock:
                 self.puts.update(users_of(content))
         if answer is None:
             return None
@@ -128,6 +133,14 @@ class Rig:
         self.table = self.make_table()
         if TABLE in self.client.list_tables()["TableNames"]:
             self.client.delete_table(TableName=TABLE)
+
+    def empty(self) -> None:
+        """Delete every item; what `reset` does, but the table stays. For tests that begin anew often."""
+        self.faults.clear()
+        self.time = Time()
+        self.table = self.make_table()
+        for item in self.client.scan(TableName=TABLE)["Items"]:
+            self.client.delete_item(TableName=TABLE, Key={"user_id": item["user_id"]})
 
     def make_table(self, **options: Any) -> RecommendationTable:
         rng = random.Random(7)
