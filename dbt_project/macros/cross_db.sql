@@ -38,3 +38,16 @@
 {% macro snowflake__seconds_between(earlier, later) -%}
     datediff('second', {{ earlier }}, {{ later }})
 {%- endmacro %}
+
+{#- A moment moved on by the time from `earlier` to `later`, to the microsecond. -#}
+{% macro plus_time_between(moment, earlier, later) -%}
+    {{ adapter.dispatch('plus_time_between')(moment, earlier, later) }}
+{%- endmacro %}
+
+{% macro duckdb__plus_time_between(moment, earlier, later) -%}
+    ({{ moment }} + ({{ later }} - {{ earlier }}))
+{%- endmacro %}
+
+{% macro snowflake__plus_time_between(moment, earlier, later) -%}
+    dateadd('microsecond', datediff('microsecond', {{ earlier }}, {{ later }}), {{ moment }})
+{%- endmacro %}

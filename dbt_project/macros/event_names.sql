@@ -3,3 +3,11 @@
 {% macro interaction_event_names() -%}
     ('recipe_view', 'recipe_favorite', 'recipe_cooked', 'shopping_list_add')
 {%- endmacro %}
+
+{#- Names of events that tell something of a user's wishes: what a profile is made from. -#}
+{% macro meaningful_event_names() -%}
+    (
+        'recipe_view', 'recipe_favorite', 'recipe_unfavorite', 'recipe_cooked', 'shopping_list_add', 'search',
+        'recommendation_click'
+    )
+{%- endmacro %}

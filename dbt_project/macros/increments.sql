@@ -45,7 +45,8 @@
     {%- endif -%}
 {%- endmacro %}
 
-{#- Pre-hook: a backfill deletes its days in the transaction that fills them again. -#}
+{#- Pre-hook: a backfill deletes its days before it fills them again; on DuckLake in one transaction. On Snowflake DDL
+    ends a transaction, so the delete stands alone: a backfill that dies there is mended by running it again. -#}
 {% macro delete_backfilled_days(day_column='occurred_on') -%}
     {%- if backfill_window() and is_incremental() -%}
         delete from {{ this }} where {{ in_backfill_window(day_column) }}

@@ -10,14 +10,14 @@ import dagster as dg
 
 from kurashiru_pipeline.analytics import model_assets
 from kurashiru_pipeline.analytics.dbt_assets import build_dbt_assets
-from kurashiru_pipeline.analytics.lake import AnalyticsLake
 from kurashiru_pipeline.analytics.maintenance import analytics_maintenance
 from kurashiru_pipeline.analytics.prepare import DbtCli, dbt_project
+from kurashiru_pipeline.analytics.warehouse import AnalyticsWarehouse
 from kurashiru_pipeline.environment import Environment, Settings
 
 
 def build_definitions(environment: Environment, **resource_overrides: Any) -> dg.Definitions:
-    """Definitions of one environment, some resources replaced by name (`dbt`, `lake`, `snowflake`, `io_manager`).
+    """Definitions of one environment, some resources replaced by name (`dbt`, `warehouse`, `io_manager`).
 
     Raises:
         ConfigurationError: the dbt manifest is missing; the message names the command that makes it.
@@ -42,8 +42,7 @@ def build_definitions(environment: Environment, **resource_overrides: Any) -> dg
     )
     resources = {
         "dbt": DbtCli.of(project, environment),
-        "lake": AnalyticsLake(environment=environment),
-        **(_snowflake_resources(settings) if engine == "snowflake" else {}),
+        "warehouse": analytics_warehouse(settings),
     }
     return dg.Definitions(
         assets=[dbt_build, candidate, promoted],
@@ -57,17 +56,13 @@ def build_definitions(environment: Environment, **resource_overrides: Any) -> dg
     )
 
 
-def _snowflake_resources(settings: Settings) -> dict[str, Any]:
-    # Importing takes seconds, so only where it is used.
-    from dagster_snowflake import SnowflakeResource  # noqa: PLC0415
+def analytics_warehouse(settings: Settings) -> AnalyticsWarehouse:
+    """The engine's implementation, closed until a step uses it."""
+    # Importing Snowflake's takes seconds, so only where it is used.
+    if settings.text("KURASHIRU_ENGINE") == "snowflake":
+        from kurashiru_pipeline.analytics.snowflake import SnowflakeAnalytics  # noqa: PLC0415
 
-    return {
-        "snowflake": SnowflakeResource(
-            account=dg.EnvVar("KURASHIRU_SNOWFLAKE_ACCOUNT"),
-            user=dg.EnvVar("KURASHIRU_SNOWFLAKE_USER"),
-            private_key_path=dg.EnvVar("KURASHIRU_SNOWFLAKE_PRIVATE_KEY_PATH"),
-            role=settings.text("KURASHIRU_SNOWFLAKE_ROLE"),
-            warehouse=settings.text("KURASHIRU_SNOWFLAKE_WAREHOUSE"),
-            database=settings.text("KURASHIRU_SNOWFLAKE_DATABASE"),
-        )
-    }
+        return SnowflakeAnalytics(environment=settings.environment)
+    from kurashiru_pipeline.analytics.ducklake import DuckLakeAnalytics  # noqa: PLC0415
+
+    return DuckLakeAnalytics(environment=settings.environment)

@@ -11,8 +11,8 @@ import dagster as dg
 import orjson
 from dagster_dbt import DagsterDbtTranslator, DbtProject, dbt_assets
 
-from kurashiru_pipeline.analytics.lake import POOL, AnalyticsLake
 from kurashiru_pipeline.analytics.prepare import DbtCli
+from kurashiru_pipeline.analytics.warehouse import POOL, AnalyticsWarehouse
 from kurashiru_pipeline.catalog import Group
 
 GROUPS = {"staging": Group.STAGING, "intermediate": Group.MARTS, "marts": Group.MARTS}
@@ -53,22 +53,22 @@ def build_dbt_assets(project: DbtProject, engine: str) -> tuple[dg.AssetsDefinit
         name="dbt_build",
         pool=POOL,
     )
-    def dbt_build(context: dg.AssetExecutionContext, dbt: DbtCli, lake: AnalyticsLake) -> Iterator[Any]:
+    def dbt_build(context: dg.AssetExecutionContext, dbt: DbtCli, warehouse: AnalyticsWarehouse) -> Iterator[Any]:
         """Build what has arrived since the last run.
 
         A dbt test that fails with severity `error` fails the run and keeps every model downstream of the tested one
         as it was; a failing test with severity `warn` is shown on its asset check and stops nothing.
         """
-        with lake.writing(context.log):
+        with warehouse.writing(context.log):
             yield from dbt.cli([*BUILD], context=context).stream()
 
     @dg.op(pool=POOL, out=dg.Out(dg.Nothing))
-    def backfill_day(context: dg.OpExecutionContext, dbt: DbtCli, lake: AnalyticsLake) -> Iterator[Any]:
+    def backfill_day(context: dg.OpExecutionContext, dbt: DbtCli, warehouse: AnalyticsWarehouse) -> Iterator[Any]:
         """Delete one UTC day from every incremental model and fill it again from staging."""
         window = context.partition_time_window
         days = {"start_date": window.start.date().isoformat(), "end_date": window.end.date().isoformat()}
         arguments = [*BUILD, "--vars", orjson.dumps(days).decode()]
-        with lake.writing(context.log):
+        with warehouse.writing(context.log):
             yield from dbt.cli(
                 arguments, manifest=project.manifest_path, dagster_dbt_translator=translator, context=context
             ).stream()

@@ -1,7 +1,8 @@
-"""Upkeep of what analytics writes: small files, old snapshots, old model versions, what dbt runs left behind.
+"""Daily upkeep: small files, old snapshots, old model versions, what runs of dbt and of Dagster left behind.
 
 Here: what may be thrown away, and when.
-Not here: the near-real-time lake, whose streams need its snapshots (warehouse/ducklake.py).
+Not here: how an engine does it (ducklake.py, snowflake.py), how long runs are kept (runtime/history.py), and the
+near-real-time lake (warehouse/ducklake.py).
 """
 
 import shutil
@@ -9,45 +10,34 @@ from pathlib import Path
 
 import dagster as dg
 
-from kurashiru_pipeline.analytics.lake import ALIAS, POOL, AnalyticsLake
 from kurashiru_pipeline.analytics.prepare import RUNS_FOLDER
-from kurashiru_pipeline.core.artifact import MANIFEST, promoted_version
-from kurashiru_pipeline.warehouse.ducklake import one_thread
+from kurashiru_pipeline.analytics.warehouse import POOL, AnalyticsWarehouse
+from kurashiru_pipeline.runtime.history import delete_old_runs
 
-SNAPSHOT_HOURS = 24
-KEPT_VERSIONS = 24
 KEPT_RUNS = 24
 
 
 @dg.op(pool=POOL)
-def maintain_lake(context: dg.OpExecutionContext, lake: AnalyticsLake) -> None:
-    """Merge small files; drop snapshots older than a day and the files that nothing else needs."""
-    with lake.writing(context.log), lake.connection(read_only=False) as connection, one_thread(connection):
-        for statement in (
-            f"call ducklake_flush_inlined_data('{ALIAS}')",
-            f"call ducklake_merge_adjacent_files('{ALIAS}')",
-            f"call ducklake_expire_snapshots('{ALIAS}', older_than => now() - interval {SNAPSHOT_HOURS} hours)",
-            f"call ducklake_cleanup_old_files('{ALIAS}', older_than => now() - interval {SNAPSHOT_HOURS} hours)",
-            f"call ducklake_delete_orphaned_files('{ALIAS}', older_than => now() - interval {SNAPSHOT_HOURS} hours)",
-        ):
-            connection.execute(statement)
+def maintain_marts(context: dg.OpExecutionContext, warehouse: AnalyticsWarehouse) -> None:
+    """Upkeep of the storage that the engine does not do by itself."""
+    with warehouse.writing(context.log):
+        warehouse.maintain()
 
 
 @dg.op(pool=POOL)
-def remove_old_folders(context: dg.OpExecutionContext, lake: AnalyticsLake) -> None:
+def remove_old_versions_and_runs(context: dg.OpExecutionContext, warehouse: AnalyticsWarehouse) -> None:
     """Keep the newest model versions, the one in service, and the logs of the newest dbt runs."""
-    settings = lake.settings()
-    removed = [*old_versions(settings.folder("KURASHIRU_MODELS")), *old_runs(settings.home / RUNS_FOLDER)]
-    for folder in removed:
+    versions = warehouse.remove_old_versions()
+    runs = old_runs(warehouse.settings().home / RUNS_FOLDER)
+    for folder in runs:
         shutil.rmtree(folder)
-    context.log.info(f"removed {len(removed)} folders")
+    context.log.info(f"removed {len(versions)} model versions and {len(runs)} logs of dbt")
 
 
-def old_versions(models: Path) -> list[Path]:
-    """Folders of versions that are neither in service nor among the newest; a version's name begins with its time."""
-    versions = sorted(manifest.parent for manifest in models.glob(f"[!.]*/{MANIFEST}"))
-    in_service = promoted_version(models)
-    return [folder for folder in versions[:-KEPT_VERSIONS] if folder.name != in_service]
+@dg.op
+def remove_old_run_history(context: dg.OpExecutionContext) -> None:
+    """Delete Dagster's runs that are older than their job keeps them."""
+    context.log.info(f"removed {delete_old_runs(context.instance)} runs")
 
 
 def old_runs(runs: Path) -> list[Path]:
@@ -55,7 +45,8 @@ def old_runs(runs: Path) -> list[Path]:
     return sorted(runs.glob("*/"), key=lambda folder: folder.stat().st_mtime)[:-KEPT_RUNS]
 
 
-@dg.job(executor_def=dg.in_process_executor, description="Daily upkeep of what analytics writes.")
+@dg.job(executor_def=dg.in_process_executor, description="Daily upkeep of what analytics and Dagster write.")
 def analytics_maintenance() -> None:
-    maintain_lake()
-    remove_old_folders()
+    maintain_marts()
+    remove_old_versions_and_runs()
+    remove_old_run_history()

@@ -24,23 +24,28 @@ RUNS_FOLDER = "dbt"
 _SNOWFLAKE_VARIABLES = (
     "KURASHIRU_SNOWFLAKE_ACCOUNT",
     "KURASHIRU_SNOWFLAKE_USER",
-    "KURASHIRU_SNOWFLAKE_PRIVATE_KEY_PATH",
-    "KURASHIRU_SNOWFLAKE_PRIVATE_KEY_PASSPHRASE",
-    "KURASHIRU_SNOWFLAKE_ROLE",
-    "KURASHIRU_SNOWFLAKE_WAREHOUSE",
+    "KURASHIRU_SNOWFLAKE_AUTHENTICATOR",
+    "KURASHIRU_SNOWFLAKE_ANALYTICS_WAREHOUSE",
     "KURASHIRU_SNOWFLAKE_DATABASE",
 )
+_KEY_VARIABLES = ("KURASHIRU_SNOWFLAKE_PRIVATE_KEY_PATH", "KURASHIRU_SNOWFLAKE_PRIVATE_KEY_PASSPHRASE")
 
 
 def dbt_variables(settings: Settings) -> dict[str, str]:
-    """Variables that profiles.yml reads for the settings' engine.
+    """Variables that profiles.yml and the models read, for the settings' engine.
 
     Raises:
         ConfigurationError: the environment requires one that is not set.
     """
-    if settings.text("KURASHIRU_ENGINE") == "snowflake":
-        return {variable: settings.text(variable) for variable in _SNOWFLAKE_VARIABLES}
-    return {"KURASHIRU_LAKE": str(settings.folder("KURASHIRU_LAKE"))}
+    names = ["KURASHIRU_RECENT_BEHAVIORS"]
+    if settings.text("KURASHIRU_ENGINE") == "ducklake":
+        lake = {"KURASHIRU_LAKE": str(settings.folder("KURASHIRU_LAKE"))}
+    else:
+        lake = {"KURASHIRU_ENV": settings.environment}
+        names += _SNOWFLAKE_VARIABLES
+        if settings.text("KURASHIRU_SNOWFLAKE_AUTHENTICATOR") == "key_pair":
+            names += _KEY_VARIABLES
+    return lake | {name: settings.text(name) for name in names}
 
 
 class DbtCli(DbtCliResource):  # type: ignore[misc]

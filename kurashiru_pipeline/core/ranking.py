@@ -59,6 +59,7 @@ def rank(  # noqa: PLR0917 - whom, what, by which model, and when
     as_of: datetime,
     *,
     list_length: int | None = None,
+    is_threaded: bool = True,
 ) -> pa.Table:
     """Ranked lists of all profiles, in their order.
 
@@ -74,6 +75,7 @@ def rank(  # noqa: PLR0917 - whom, what, by which model, and when
         weights: the rules.
         as_of: the moment the lists are for (UTC).
         list_length: recipes a list, by default that of the weights.
+        is_threaded: use several processors; the lists are the same.
 
     Returns:
         user_id, recipe_ids, scores, reasons (lists of one length, best first) and algorithm, the artifact's version or
@@ -89,7 +91,7 @@ def rank(  # noqa: PLR0917 - whom, what, by which model, and when
     ranker = _Ranker(catalogue, recipes, users, weights, weights.list_length if list_length is None else list_length)
     count, size = len(profiles), max(1, min(_CHUNK, 2**22 // max(catalogue.patterns.shape[0], 1)))
     chunks = [(start, min(start + size, count)) for start in range(0, count, size)] if len(recipes.pool) else []
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as threads:
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1) if is_threaded else 1) as threads:
         parts = list(threads.map(ranker.picks, chunks))
 
     row, recipe, score, kind, subject = (

@@ -4,6 +4,7 @@ Here: their names, meanings and allowed ranges, and how `weights.yaml` is read.
 Not here: the formulas that use them (profiles.py, ranking.py, training.py).
 """
 
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kurashiru_pipeline.errors import ConfigurationError
 
-DEFAULT_PATH = Path(__file__).with_name("weights.yaml")
+# A resource and not a path, for inside Snowflake this package is imported from a zip file.
+DEFAULT_SOURCE = files("kurashiru_pipeline.core") / "weights.yaml"
 
 
 class _Section(BaseModel):
@@ -119,7 +121,7 @@ def load_weights(path: Path | None = None) -> Weights:
         ConfigurationError: the file cannot be read, or a key is missing, unknown or out of its range; every such
             key is named.
     """
-    source = DEFAULT_PATH if path is None else path
+    source = DEFAULT_SOURCE if path is None else path
     try:
         given = yaml.safe_load(source.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

@@ -8,6 +8,7 @@ Not here: expectations; each test derives its own.
 import json
 import random
 import uuid
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -125,9 +126,9 @@ def make_lake(home: Path) -> Settings:
     return settings
 
 
-def write_catalogue(settings: Settings, recipes: int = 18, users: int = 24) -> None:
-    """Exports without the last recipe and user, which only events know; one recipe and one user are deleted."""
-    recipe_rows = [
+def recipe_rows(recipes: int = 18) -> list[dict[str, object]]:
+    """Rows of staging.recipes without the last recipe, which only events know; one is deleted."""
+    return [
         {
             "recipe_id": f"recipe-{number:02d}",
             "title": f"レシピ {number}",
@@ -144,7 +145,11 @@ def write_catalogue(settings: Settings, recipes: int = 18, users: int = 24) -> N
         }
         for number in range(recipes - 1)
     ]
-    user_rows = [
+
+
+def user_rows(users: int = 24) -> list[dict[str, object]]:
+    """Rows of staging.users without the last user, whom only events know; one is deleted."""
+    return [
         {
             "user_id": f"user-{number:02d}",
             "registered_at": FIRST_DAY,
@@ -154,13 +159,11 @@ def write_catalogue(settings: Settings, recipes: int = 18, users: int = 24) -> N
         }
         for number in range(users - 1)
     ]
-    _insert(settings, "staging.recipes", recipe_rows)
-    _insert(settings, "staging.users", user_rows)
 
 
-def write_events(settings: Settings, events: list[Event]) -> None:
-    """Append events as the micro-batches they belong to would."""
-    rows = [
+def event_rows(events: list[Event]) -> list[dict[str, object]]:
+    """Rows of staging.behavior_events; `properties` is an object."""
+    return [
         {
             "event_id": event.event_id,
             "event_name": event.event_name,
@@ -170,12 +173,26 @@ def write_events(settings: Settings, events: list[Event]) -> None:
             "occurred_at": event.occurred_at,
             "platform": "ios",
             "app_version": "1.2.3",
-            "properties": None if event.properties is None else json.dumps(event.properties),
+            "properties": event.properties,
             "batch_id": event.batch_id,
             "landed_at": event.loaded_at - timedelta(seconds=20),
             "loaded_at": event.loaded_at,
         }
         for event in events
+    ]
+
+
+def write_catalogue(settings: Settings) -> None:
+    """Exports of recipes and users."""
+    _insert(settings, "staging.recipes", recipe_rows())
+    _insert(settings, "staging.users", user_rows())
+
+
+def write_events(settings: Settings, events: list[Event]) -> None:
+    """Append events as the micro-batches they belong to would."""
+    rows = [
+        {**row, "properties": None if row["properties"] is None else json.dumps(row["properties"])}
+        for row in event_rows(events)
     ]
     _insert(settings, "staging.behavior_events", rows)
 
@@ -196,15 +213,17 @@ def read_tables(settings: Settings, schemas: tuple[str, ...] = ("intermediate", 
             "select schema_name, table_name from duckdb_tables() where database_name = 'analytics'"
         ).fetchall()
         return {
-            f"{schema}.{table}": _rows(connection.execute(f"select * from analytics.{schema}.{table}").to_arrow_table())
+            f"{schema}.{table}": rounded(
+                connection.execute(f"select * from analytics.{schema}.{table}").to_arrow_table().to_pylist()
+            )
             for schema, table in names
             if schema in schemas
         }
 
 
-def _rows(table: pa.Table) -> list[dict]:
-    rows = [
-        {name: round(value, 9) if isinstance(value, float) else value for name, value in row.items()}
-        for row in table.to_pylist()
-    ]
-    return sorted(rows, key=repr)
+def rounded(rows: Iterable[dict]) -> list[dict]:
+    """Rows in an order of their own, floats rounded to what summing in another order may change."""
+    return sorted(
+        ({name: round(value, 9) if isinstance(value, float) else value for name, value in row.items()} for row in rows),
+        key=repr,
+    )

@@ -8,7 +8,7 @@ from pathlib import Path
 import dagster as dg
 
 from kurashiru_pipeline.analytics.build import build_definitions
-from kurashiru_pipeline.analytics.lake import AnalyticsLake
+from kurashiru_pipeline.analytics.ducklake import DuckLakeAnalytics
 from kurashiru_pipeline.analytics.prepare import DbtCli, dbt_project
 from kurashiru_pipeline.environment import Environment, Settings
 
@@ -20,8 +20,8 @@ class Location:
         self.settings = settings
         self._instance = instance
         self._dbt = DbtCli.of(dbt_project(settings), settings.environment, settings.environ)
-        lake = AnalyticsLake(environment=settings.environment, variables=dict(settings.environ))
-        self._definitions = build_definitions(Environment.LOCAL, dbt=self._dbt, lake=lake)
+        warehouse = DuckLakeAnalytics(environment=settings.environment, variables=dict(settings.environ))
+        self._definitions = build_definitions(Environment.LOCAL, dbt=self._dbt, warehouse=warehouse)
 
     @property
     def models(self) -> Path:

@@ -12,11 +12,10 @@ import pytest
 from kurashiru_pipeline import catalog
 from kurashiru_pipeline.analytics.build import build_definitions
 from kurashiru_pipeline.analytics.dbt_assets import KurashiruTranslator
-from kurashiru_pipeline.analytics.lake import AnalyticsLake
 from kurashiru_pipeline.analytics.prepare import PROJECT_FOLDER, dbt_project, dbt_variables
 from kurashiru_pipeline.catalog import Group, Owner
 from kurashiru_pipeline.environment import PROJECT_ROOT, Environment, Settings
-from kurashiru_pipeline.errors import ConfigurationError, EngineNotBuiltError
+from kurashiru_pipeline.errors import ConfigurationError
 
 SOURCES = {catalog.STAGED_BEHAVIOR_EVENTS, catalog.RECIPES, catalog.USERS}
 DESCRIBE = """
@@ -25,7 +24,7 @@ from kurashiru_pipeline.analytics.definitions import defs
 graph = defs.resolve_asset_graph()
 print(json.dumps({
     "keys": sorted(key.to_user_string() for key in graph.materializable_asset_keys),
-    "resources": sorted(defs.resources),
+    "warehouse": type(defs.resources["warehouse"]).__name__,
     "schedules": {s.name: s.default_status.value for s in defs.schedules},
 }))
 """
@@ -33,8 +32,7 @@ SNOWFLAKE_PARSE = {
     "KURASHIRU_SNOWFLAKE_ACCOUNT": "nowhere",
     "KURASHIRU_SNOWFLAKE_USER": "nobody",
     "KURASHIRU_SNOWFLAKE_PRIVATE_KEY_PATH": "/nowhere.p8",
-    "KURASHIRU_SNOWFLAKE_ROLE": "none",
-    "KURASHIRU_SNOWFLAKE_WAREHOUSE": "none",
+    "KURASHIRU_SNOWFLAKE_ANALYTICS_WAREHOUSE": "none",
     "KURASHIRU_SNOWFLAKE_DATABASE": "KURASHIRU_STAGING",
     "KURASHIRU_DBT_SCHEMA_PREFIX": "pr_7",
 }
@@ -83,8 +81,12 @@ def snowflake_manifest(tmp_path_factory: pytest.TempPathFactory) -> dict:
 
 def test_location_loads_without_variables_in_every_environment(loaded: dict[str, dict]) -> None:
     assert loaded["local"]["keys"] == loaded["staging"]["keys"] == loaded["production"]["keys"]
-    assert "snowflake" in loaded["production"]["resources"]
-    assert "snowflake" not in loaded["local"]["resources"]
+    engines = {name: described["warehouse"] for name, described in loaded.items()}
+    assert engines == {
+        "local": "DuckLakeAnalytics",
+        "staging": "SnowflakeAnalytics",
+        "production": "SnowflakeAnalytics",
+    }
 
 
 def test_schedules_run_by_themselves_only_locally(loaded: dict[str, dict]) -> None:
@@ -146,11 +148,19 @@ def test_keys_are_the_same_on_snowflake_whatever_the_schema_prefix(
 
 
 def test_snowflake_says_what_is_missing() -> None:
-    lake = AnalyticsLake(environment=Environment.PRODUCTION, variables={})
-    with pytest.raises(EngineNotBuiltError, match="SnowflakeResource"), lake.connection():
-        pass
     with pytest.raises(ConfigurationError, match="KURASHIRU_SNOWFLAKE_ACCOUNT"):
         dbt_variables(Settings.load(Environment.PRODUCTION, {}))
+
+
+def test_dbt_takes_a_key_or_the_identity_of_its_process() -> None:
+    account = {"KURASHIRU_SNOWFLAKE_ACCOUNT": "myorg-production"}
+    key = dbt_variables(
+        Settings.load(Environment.PRODUCTION, {**account, "KURASHIRU_SNOWFLAKE_PRIVATE_KEY_PATH": "/run/key.p8"})
+    )
+    assert key["KURASHIRU_SNOWFLAKE_PRIVATE_KEY_PATH"] == "/run/key.p8"
+    assert key["KURASHIRU_SNOWFLAKE_ANALYTICS_WAREHOUSE"] == "KURASHIRU_ANALYTICS"
+    identity = {**account, "KURASHIRU_SNOWFLAKE_AUTHENTICATOR": "workload_identity"}
+    assert not [name for name in dbt_variables(Settings.load(Environment.PRODUCTION, identity)) if "KEY" in name]
 
 
 def test_missing_manifest_names_the_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -22,10 +22,12 @@ from analytics_lake import (
 from analytics_location import Location, materialized
 from scipy import sparse
 
-from kurashiru_pipeline.analytics.lake import AnalyticsLake
-from kurashiru_pipeline.analytics.maintenance import KEPT_RUNS, KEPT_VERSIONS, old_runs, old_versions
-from kurashiru_pipeline.analytics.model_assets import objection, promoted_artifact
+from kurashiru_pipeline.analytics.ducklake import DuckLakeAnalytics
+from kurashiru_pipeline.analytics.maintenance import KEPT_RUNS, old_runs
+from kurashiru_pipeline.analytics.model_assets import promoted_artifact
+from kurashiru_pipeline.analytics.warehouse import KEPT_VERSIONS
 from kurashiru_pipeline.core.artifact import ModelArtifact, load_promoted, promote, promoted_version, save_artifact
+from kurashiru_pipeline.core.candidate import objection
 from kurashiru_pipeline.environment import Environment
 from kurashiru_pipeline.warehouse.lock import writer_lock
 
@@ -126,12 +128,12 @@ def test_a_failing_test_fails_the_run_and_spares_what_is_downstream(
 
 def test_a_second_writer_says_whom_it_waits_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     settings = settings_for(tmp_path)
-    lake = AnalyticsLake(environment=Environment.LOCAL, variables=dict(settings.environ))
+    warehouse = DuckLakeAnalytics(environment=Environment.LOCAL, variables=dict(settings.environ))
     log = logging.getLogger("test_writers")
     wrote = threading.Event()
 
     def write() -> None:
-        with lake.writing(log):
+        with warehouse.writing(log):
             wrote.set()
 
     with caplog.at_level(logging.INFO, log.name):
@@ -164,20 +166,23 @@ def test_a_candidate_worse_than_no_model_is_not_promoted(tmp_path: Path) -> None
     for version, is_passed in (("1", True), ("2", False)):
         save_artifact(an_artifact(version, is_passed=is_passed), models)
     promote(models, "1")
-    lake = AnalyticsLake(environment=Environment.LOCAL, variables=dict(settings.environ))
-    result = promoted_artifact(dg.build_asset_context(), lake=lake, version="2")
+    warehouse = DuckLakeAnalytics(environment=Environment.LOCAL, variables=dict(settings.environ))
+    result = promoted_artifact(dg.build_asset_context(), warehouse=warehouse, version="2")
     assert result.metadata["decision"].startswith("not promoted")
     assert promoted_version(models) == "1"
 
 
 def test_old_versions_and_runs_go_and_the_one_in_service_stays(tmp_path: Path) -> None:
+    settings = settings_for(tmp_path)
+    models, runs = settings.folder("KURASHIRU_MODELS"), tmp_path / "runs"
     names = [f"2026110{number // 10}T{number % 10}" for number in range(KEPT_VERSIONS + 3)]
-    for name in names:
-        save_artifact(an_artifact(name), tmp_path)
-        (tmp_path / "runs" / name).mkdir(parents=True)
-    promote(tmp_path, names[1])
-    assert [folder.name for folder in old_versions(tmp_path)] == [names[0], names[2]]
     for place, name in enumerate(names):
-        os.utime(tmp_path / "runs" / name, (place, place))
-    assert [folder.name for folder in old_runs(tmp_path / "runs")] == names[: len(names) - KEPT_RUNS]
+        save_artifact(an_artifact(name), models)
+        (runs / name).mkdir(parents=True)
+        os.utime(runs / name, (place, place))
+    warehouse = DuckLakeAnalytics(environment=Environment.LOCAL, variables=dict(settings.environ))
+    warehouse.promote(names[1])
+    assert warehouse.remove_old_versions() == [names[0], names[2]]
+    assert warehouse.saved_versions() == [names[1], *names[3:]]
+    assert [folder.name for folder in old_runs(runs)] == names[: len(names) - KEPT_RUNS]
     assert old_runs(tmp_path / "nothing here") == []

@@ -5,9 +5,11 @@ damaged day, backfilled; all of it from scratch.
 """
 
 import os
+import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import date, datetime, timedelta
+from itertools import pairwise
 
 import dagster as dg
 import pytest
@@ -24,6 +26,7 @@ from analytics_lake import (
 from analytics_location import Location, materialized
 from dagster_dbt import DagsterDbtCliRuntimeError
 
+from kurashiru_pipeline.core.events import MEANINGFUL_EVENT_NAMES
 from kurashiru_pipeline.core.profiles import ACTION_OF_EVENT
 from kurashiru_pipeline.environment import PROJECT_ROOT, Settings
 from kurashiru_pipeline.warehouse.ducklake import attach, connect
@@ -156,10 +159,14 @@ def test_each_event_is_in_one_fact_once(stages: dict[str, Tables], unique_events
     assert behaviors == set().union(*expected.values())
 
 
-def test_interactions_are_the_behaviors_the_kernel_weighs() -> None:
-    macro = (PROJECT_ROOT / "dbt_project/macros/event_names.sql").read_text()
-    named = macro.split("('")[1].split("')")[0].split("', '")
-    assert set(named) == set(ACTION_OF_EVENT)
+@pytest.mark.parametrize(
+    ("macro", "names"),
+    [("interaction_event_names", ACTION_OF_EVENT), ("meaningful_event_names", MEANINGFUL_EVENT_NAMES)],
+)
+def test_event_names_are_those_of_the_kernel(macro: str, names: Iterable[str]) -> None:
+    text = (PROJECT_ROOT / "dbt_project/macros/event_names.sql").read_text()
+    named = re.findall(r"'(\w+)'", text.split(f"macro {macro}()")[1].split("endmacro")[0])
+    assert sorted(named) == sorted(names)
 
 
 def interactions_of(events: list[Event]) -> list[Event]:
@@ -227,6 +234,36 @@ def test_statistics(stages: dict[str, Tables], unique_events: list[Event]) -> No
     for row in rows:
         made = [row[name] for name in ("interactions", "popularity", "holdout_interactions", "holdout_popularity")]
         assert made == pytest.approx(expected[row["recipe_id"]])
+
+
+def test_holdout_behaviors(stages: dict[str, Tables], unique_events: list[Event]) -> None:
+    cut = cut_of(interactions_of(unique_events))
+    recent = [event for event in interactions_of(unique_events) if event.occurred_at.date() >= cut]
+    targets = [
+        later
+        for earlier, later in pairwise(recent)
+        if earlier.user_id == later.user_id and earlier.recipe_id != later.recipe_id
+    ]
+    as_of = max(target.occurred_at for target in targets)
+    expected = set()
+    for target in targets:
+        past = [
+            event
+            for event in unique_events
+            if event.user_id == target.user_id
+            and event.occurred_at < target.occurred_at
+            and event.event_name in MEANINGFUL_EVENT_NAMES
+        ]
+        past.sort(key=lambda event: event.event_id)
+        past.sort(key=lambda event: event.occurred_at, reverse=True)
+        for event in past[:50]:
+            moved = as_of - (target.occurred_at - event.occurred_at)
+            expected.add((target.event_id, event.event_id, event.recipe_id, target.recipe_id, moved, as_of))
+    rows = stages["incremental"]["marts.model_holdout_behaviors"]
+    names = ("query_id", "event_id", "recipe_id", "target_recipe_id", "occurred_at", "as_of")
+    assert {tuple(row[name] for name in names) for row in rows} == expected
+    assert len(rows) == len(expected) > 500
+    assert {row["detail"] for row in rows if row["event_name"] == "search"} == {"卵", "豚肉 キャベツ"}
 
 
 def hour_of(moment: datetime) -> datetime:

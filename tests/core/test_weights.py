@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from kurashiru_pipeline.core.weights import DEFAULT_PATH, Weights, load_weights
+from kurashiru_pipeline.core.weights import DEFAULT_SOURCE, Weights, load_weights
 from kurashiru_pipeline.errors import ConfigurationError
 
 
 def written(folder: Path, **changes: object) -> Path:
-    given = yaml.safe_load(DEFAULT_PATH.read_text(encoding="utf-8"))
+    given = yaml.safe_load(DEFAULT_SOURCE.read_text(encoding="utf-8"))
     for name, value in changes.items():
         section, _, key = name.partition("__")
         if key:

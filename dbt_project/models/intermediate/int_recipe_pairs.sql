@@ -2,6 +2,7 @@
     materialized='incremental',
     incremental_strategy='delete+insert',
     unique_key='paired_on',
+    cluster_by=['paired_on'],
     pre_hook="{{ delete_backfilled_days('paired_on') }}"
 ) }}
 
@@ -69,7 +70,7 @@ pairs as (
         later.occurred_on as paired_on,
         expected.recipe_id as from_recipe_id,
         later.recipe_id as to_recipe_id,
-        sum(1.0 / expected.step_gap) as forward_weight,
+        sum(cast(1 as double) / expected.step_gap) as forward_weight,
         count(*) as pair_count,
         max(later.loaded_at) as loaded_at
     from expected

@@ -2,6 +2,7 @@
     materialized='incremental',
     incremental_strategy='delete+insert',
     unique_key='popularity_hour_at',
+    cluster_by=['cast(popularity_hour_at as date)'],
     pre_hook="{{ delete_backfilled_days('cast(popularity_hour_at as date)') }}"
 ) }}
 

@@ -1,6 +1,7 @@
 {{ config(
     materialized='incremental',
     incremental_strategy='append',
+    cluster_by=['occurred_on'],
     pre_hook="{{ delete_backfilled_days() }}"
 ) }}
 

@@ -2,6 +2,7 @@
     materialized='incremental',
     incremental_strategy='delete+insert',
     unique_key='event_id',
+    cluster_by=['occurred_on'],
     pre_hook="{{ delete_backfilled_days() }}"
 ) }}
 

@@ -22,8 +22,8 @@ decayed as (
         popularity.interactions
         * power(
             0.5,
-            {{ seconds_between('popularity.popularity_hour_at', 'newest.newest_at') }}
-            / ({{ var('popularity_half_life_days') }} * 86400.0)
+            cast({{ seconds_between('popularity.popularity_hour_at', 'newest.newest_at') }} as double)
+            / ({{ var('popularity_half_life_days') }} * 86400)
         ) as popularity
     from popularity
     cross join newest

@@ -16,8 +16,10 @@ decayed as (
         pairs.to_recipe_id,
         pairs.paired_on < holdout.cut_on as is_before_cut,
         pairs.forward_weight
-        * power(0.5, (newest.newest_on - pairs.paired_on) / {{ var('transition_half_life_days') }}.0)
-            as forward_weight
+        * power(
+            0.5,
+            cast(newest.newest_on - pairs.paired_on as double) / {{ var('transition_half_life_days') }}
+        ) as forward_weight
     from pairs
     cross join newest
     cross join holdout

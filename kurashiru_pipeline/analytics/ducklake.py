@@ -1,0 +1,103 @@
+"""Analytics on the embedded engine: a lake of its own, written by one run at a time.
+
+Here: the writer lock every analytics step takes, training in this process, model versions in a folder.
+Not here: what dbt writes, and the near-real-time lake, which is only read here.
+"""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from logging import Logger
+from pathlib import Path
+
+import duckdb
+
+from kurashiru_pipeline.analytics.warehouse import AnalyticsWarehouse
+from kurashiru_pipeline.core.artifact import (
+    MANIFEST,
+    ModelArtifact,
+    load_artifact,
+    promote,
+    promoted_version,
+    save_artifact,
+)
+from kurashiru_pipeline.core.candidate import TRAINING_TABLES, train_candidate
+from kurashiru_pipeline.core.weights import load_weights
+from kurashiru_pipeline.warehouse import ducklake, open_warehouse
+from kurashiru_pipeline.warehouse.lock import writer_lock
+
+ALIAS = "analytics"
+SNAPSHOT_HOURS = 24
+_WRITER_WAIT_SECONDS = 1800.0
+
+
+class DuckLakeAnalytics(AnalyticsWarehouse):
+    """Both lakes attached to a DuckDB of this process; model versions below KURASHIRU_MODELS."""
+
+    @contextmanager
+    def writing(self, log: Logger) -> Iterator[None]:
+        # dbt attaches the near-real-time lake READ_ONLY, so it must be there, and DuckDB's extensions with it.
+        open_warehouse(self.settings(), read_only=True).close()
+        with writer_lock(
+            self._lake(ALIAS),
+            wait_seconds=_WRITER_WAIT_SECONDS,
+            on_wait=lambda holder: log.info(f"waiting for the analytics lake: {holder} is writing"),
+        ):
+            (self._lake(ALIAS) / "data").mkdir(exist_ok=True)
+            yield
+
+    def train(self, version: str) -> ModelArtifact | None:
+        with self._connection(read_only=True) as connection:
+            connection.execute("begin transaction")  # every query sees one snapshot
+            tables = {
+                name: connection.execute(f"select {', '.join(schema.names)} from {name}").to_arrow_table().cast(schema)
+                for name, schema in TRAINING_TABLES.items()
+            }
+        artifact = train_candidate(tables, load_weights(), version)
+        if artifact is not None:
+            save_artifact(artifact, self._models)
+        return artifact
+
+    def artifact(self, version: str) -> ModelArtifact:
+        return load_artifact(self._models / version)
+
+    def promoted_version(self) -> str | None:
+        return promoted_version(self._models)
+
+    def promote(self, version: str) -> None:
+        promote(self._models, version)
+
+    def saved_versions(self) -> list[str]:
+        return sorted(manifest.parent.name for manifest in self._models.glob(f"[!.]*/{MANIFEST}"))
+
+    def remove_version(self, version: str) -> None:
+        shutil.rmtree(self._models / version)
+
+    def maintain(self) -> None:
+        """Merge small files; drop snapshots older than a day and the files that nothing else needs."""
+        age = f"older_than => now() - interval {SNAPSHOT_HOURS} hours"
+        with self._connection(read_only=False) as connection, ducklake.one_thread(connection):
+            for statement in (
+                f"call ducklake_flush_inlined_data('{ALIAS}')",
+                f"call ducklake_merge_adjacent_files('{ALIAS}')",
+                f"call ducklake_expire_snapshots('{ALIAS}', {age})",
+                f"call ducklake_cleanup_old_files('{ALIAS}', {age})",
+                f"call ducklake_delete_orphaned_files('{ALIAS}', {age})",
+            ):
+                connection.execute(statement)
+
+    @contextmanager
+    def _connection(self, *, read_only: bool) -> Iterator[duckdb.DuckDBPyConnection]:
+        """DuckDB with both lakes attached, the near-real-time one READ_ONLY; use it inside `writing` to write."""
+        with ducklake.connect() as connection:
+            ducklake.attach(connection, self._lake(ALIAS), ALIAS, read_only=read_only)
+            ducklake.attach(connection, self._lake(ducklake.ALIAS), ducklake.ALIAS, read_only=True)
+            connection.execute(f"use {ALIAS}")
+            yield connection
+
+    @property
+    def _models(self) -> Path:
+        return self.settings().folder("KURASHIRU_MODELS")
+
+    def _lake(self, name: str) -> Path:
+        return self.settings().folder("KURASHIRU_LAKE") / name
