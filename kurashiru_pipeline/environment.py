@@ -127,6 +127,15 @@ SETTINGS: tuple[Setting, ...] = (
         example="direct",
     ),
     Setting(
+        "KURASHIRU_STAGING",
+        "run",
+        "run",
+        "run",
+        "who stages events: the runs, or Snowflake's own serverless task (never both)",
+        form="run|task",
+        example="run",
+    ),
+    Setting(
         "KURASHIRU_LANDING",
         "{home}/landing",
         Required("s3://kurashiru-staging-landing"),

@@ -10,6 +10,7 @@ from kurashiru_pipeline.environment import Environment, Settings
 from kurashiru_pipeline.realtime.micro_batch import MicroBatchPipeline
 from kurashiru_pipeline.serving.dynamodb import RecommendationTable
 from kurashiru_pipeline.warehouse import open_warehouse
+from tests.engines import SNOWFLAKE, Accounts, make_template
 
 
 @pytest.fixture(scope="session")
@@ -23,13 +24,38 @@ def aws_endpoint() -> Iterator[str]:
 
 
 @pytest.fixture
-def variables(tmp_path: Path, aws_endpoint: str) -> dict[str, str]:
+def engine() -> str:
+    """The engine under test; folders whose tests run on both make it a parameter."""
+    return "ducklake"
+
+
+@pytest.fixture(scope="session")
+def account_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_template(tmp_path_factory.mktemp("snowflake") / "account")
+
+
+@pytest.fixture
+def accounts(engine: str, request: pytest.FixtureRequest) -> Iterator[Accounts | None]:
+    """Accounts of Snowflake's stand-in, where that is the engine."""
+    if engine == "ducklake":
+        yield None
+        return
+    with Accounts(request.getfixturevalue("account_template")) as entered:
+        yield entered
+
+
+@pytest.fixture
+def variables(tmp_path: Path, aws_endpoint: str, accounts: Accounts | None) -> dict[str, str]:
     """Variables of a local environment that touches nothing outside the test."""
-    return {
+    chosen = {
         "KURASHIRU_HOME": str(tmp_path / "home"),
         "KURASHIRU_DYNAMODB_ENDPOINT": aws_endpoint,
         "KURASHIRU_DYNAMODB_TABLE": f"recommendations-{tmp_path.name[-40:]}",
+        **(SNOWFLAKE if accounts is not None else {}),
     }
+    if accounts is not None:
+        accounts.use(Settings.load(Environment.LOCAL, chosen))
+    return chosen
 
 
 @pytest.fixture
@@ -38,7 +64,7 @@ def settings(variables: dict[str, str]) -> Settings:
 
 
 @pytest.fixture
-def open_pipeline(settings: Settings) -> Iterator[Callable[..., MicroBatchPipeline]]:
+def open_pipeline(settings: Settings, accounts: Accounts | None) -> Iterator[Callable[..., MicroBatchPipeline]]:
     """Opens the pipeline as a new process would; whatever is still open is closed at the end."""
     opened: list[MicroBatchPipeline] = []
 
@@ -46,6 +72,8 @@ def open_pipeline(settings: Settings) -> Iterator[Callable[..., MicroBatchPipeli
         while opened:
             opened.pop().warehouse.close()
         chosen = Settings.load(Environment.LOCAL, {**settings.environ, **changes})
+        if accounts is not None:
+            accounts.use(chosen)
         warehouse = open_warehouse(chosen)
         opened.append(MicroBatchPipeline(warehouse, chosen, lambda: RecommendationTable.from_settings(chosen)))
         return opened[-1]

@@ -4,8 +4,11 @@ from typing import Any
 
 from kurashiru_pipeline.environment import Settings
 from kurashiru_pipeline.serving.dynamodb import RecommendationTable, connect
-from kurashiru_pipeline.warehouse import open_warehouse
-from kurashiru_pipeline.warehouse.ducklake import ALIAS
+from kurashiru_pipeline.warehouse import Warehouse, open_warehouse
+from kurashiru_pipeline.warehouse.ducklake import DuckLakeWarehouse
+from kurashiru_pipeline.warehouse.snowflake import SnowflakeWarehouse
+from kurashiru_pipeline.warehouse.snowflake_arrow import from_snowflake
+from kurashiru_pipeline.warehouse.statements import array_columns
 
 _TABLES = {
     "raw.behavior_events": "payload, file_name, file_row_number",
@@ -28,11 +31,22 @@ _TABLES = {
 def tables(settings: Settings) -> dict[str, list[tuple[Any, ...]]]:
     """Rows of every table, sorted, without load and delivery times."""
     with open_warehouse(settings, read_only=True) as warehouse:
-        connection = warehouse._connection  # type: ignore[attr-defined]  # tests may look under the port
         return {
-            table: connection.execute(f"select {columns} from {ALIAS}.{table} order by all").fetchall()
+            table: sorted(rows(warehouse, f"select {columns} from {table}"), key=repr)
             for table, columns in _TABLES.items()
         }
+
+
+def rows(warehouse: Warehouse, query: str) -> list[tuple[Any, ...]]:
+    """Rows of any query, under the port, decoded as the port does it: equal values on both engines."""
+    if isinstance(warehouse, DuckLakeWarehouse):
+        table = warehouse._connection.execute(query).to_arrow_table()
+    else:
+        assert isinstance(warehouse, SnowflakeWarehouse)
+        warehouse.fetch("last_batch")  # opens the session for queries
+        assert warehouse._queries is not None
+        table = from_snowflake(warehouse._queries.arrow(query, name="peek"), array_columns())
+    return [tuple(row.values()) for row in table.to_pylist()]
 
 
 def items(settings: Settings) -> dict[str, dict[str, Any]]:

@@ -18,6 +18,7 @@ from kurashiru_pipeline.core.quality import Freshness, freshness
 from kurashiru_pipeline.realtime import checks
 from kurashiru_pipeline.realtime.micro_batch import MicroBatchPipeline, StepResult, batch_freshness
 from kurashiru_pipeline.realtime.reconcile import reconcile_sample, reconcile_table
+from kurashiru_pipeline.warehouse.base import LoadReport
 
 Results: TypeAlias = Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]
 Pipeline: TypeAlias = dg.ResourceParam[MicroBatchPipeline]
@@ -42,13 +43,13 @@ def _spec(
     )
 
 
-LANDED_SPECS = (
-    _spec(
-        catalog.RAW_BEHAVIOR_EVENTS,
-        "Behaviour events as they landed, every line kept whole with its file and row number. "
-        "Grain: one row per line of a landed file.",
-        group=Group.INGESTION,
-    ),
+RAW_SPEC = _spec(
+    catalog.RAW_BEHAVIOR_EVENTS,
+    "Behaviour events as they landed, every line kept whole with its file and row number. "
+    "Grain: one row per line of a landed file.",
+    group=Group.INGESTION,
+)
+EXPORT_SPECS = (
     _spec(
         catalog.RECIPES,
         "The recipe catalogue, upserted from exports by updated_at. Grain: one row per recipe.",
@@ -69,12 +70,17 @@ PROMOTED_ARTIFACT_SPEC = _spec(
 )
 
 
+_EXPORT_CHECKS = (
+    checks.spec(catalog.RECIPES, "ids_unique", "One row per recipe."),
+    checks.spec(catalog.USERS, "ids_unique", "One row per user."),
+)
+
+
 @dg.multi_asset(
-    specs=LANDED_SPECS,
+    specs=[RAW_SPEC, *EXPORT_SPECS],
     check_specs=[
         checks.spec(catalog.RAW_BEHAVIOR_EVENTS, "files_readable", "No landed file was unreadable."),
-        checks.spec(catalog.RECIPES, "ids_unique", "One row per recipe."),
-        checks.spec(catalog.USERS, "ids_unique", "One row per user."),
+        *_EXPORT_CHECKS,
     ],
 )
 def load(pipeline: Pipeline) -> Results:
@@ -89,9 +95,19 @@ def load(pipeline: Pipeline) -> Results:
         failed_files=len(report.failed),
         more_files_wait=not report.is_complete,
     )
+    yield checks.files_readable(report)
+    yield from _exports_loaded(pipeline, report)
+
+
+@dg.multi_asset(specs=EXPORT_SPECS, check_specs=_EXPORT_CHECKS)
+def load_exports(pipeline: Pipeline) -> Results:
+    """Upsert the exports that Snowpipe has loaded; it loads the events as well, which `observe_ingestion` looks at."""
+    yield from _exports_loaded(pipeline, pipeline.load())
+
+
+def _exports_loaded(pipeline: MicroBatchPipeline, report: LoadReport) -> Results:
     yield _materialized(catalog.RECIPES, None, rows=report.recipe_count, files=report.files.get("recipes", 0))
     yield _materialized(catalog.USERS, None, rows=report.user_count, files=report.files.get("users", 0))
-    yield checks.files_readable(report)
     [ids] = pipeline.warehouse.fetch("id_counts").to_pylist()
     yield checks.unique_ids(catalog.RECIPES, ids["recipe_rows"], ids["recipe_ids"])
     yield checks.unique_ids(catalog.USERS, ids["user_rows"], ids["user_ids"])

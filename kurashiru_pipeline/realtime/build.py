@@ -9,16 +9,17 @@ from typing import Any
 import dagster as dg
 
 from kurashiru_pipeline.catalog import MICRO_BATCH_JOB
-from kurashiru_pipeline.environment import Environment, Settings
+from kurashiru_pipeline.environment import Environment
 from kurashiru_pipeline.realtime.assets import (
-    LANDED_SPECS,
     MICRO_BATCH_ASSETS,
     PROMOTED_ARTIFACT_SPEC,
     load,
+    load_exports,
     reconcile,
 )
+from kurashiru_pipeline.realtime.ingestion import build_observation
 from kurashiru_pipeline.realtime.maintenance import build_schedules, maintenance_job
-from kurashiru_pipeline.realtime.resources import PipelineResource
+from kurashiru_pipeline.realtime.resources import PipelineResource, ReaderResource
 from kurashiru_pipeline.realtime.sensors import build_stream_sensor
 
 
@@ -26,26 +27,43 @@ def build_definitions(environment: Environment, **resource_overrides: Any) -> dg
     """Definitions of the near-real-time location.
 
     Args:
-        resource_overrides: `pipeline`, in place of the environment's own resource.
+        resource_overrides: `pipeline` and `reader`, in place of the environment's own resources.
     """
-    resource = resource_overrides.get("pipeline", PipelineResource(environment=environment))
-    defaults = Settings(environment, {})
-    # Where the warehouse loads by itself, the landed tables are made elsewhere.
-    loads_files = defaults.text("KURASHIRU_ENGINE") == "ducklake"
-    steps = [load, *MICRO_BATCH_ASSETS] if loads_files else [*MICRO_BATCH_ASSETS]
-    external = [] if loads_files else [*LANDED_SPECS]
+    pipeline = resource_overrides.get("pipeline", PipelineResource(environment=environment))
+    reader = resource_overrides.get("reader", ReaderResource(environment=environment, variables=pipeline.variables))
+    settings = pipeline.settings()
+    engine = settings.text("KURASHIRU_ENGINE")
+    is_running = settings.text("KURASHIRU_SENSORS") == "running"
+    # Where the warehouse loads events by itself, they are only looked at here.
+    loads_events = engine == "ducklake"
+    steps = [load if loads_events else load_exports, *MICRO_BATCH_ASSETS]
     job = dg.define_asset_job(
         MICRO_BATCH_JOB,
         selection=dg.AssetSelection.assets(*steps) - dg.AssetSelection.checks(reconcile),
         executor_def=dg.in_process_executor,
         description="One micro-batch from landed files (or the stream) to DynamoDB.",
+        # A failed run is not started again by the daemon: the sensor asks for the next, and knows how often it failed.
+        tags={"dagster/max_retries": "0", "dagster/priority": "10"},
     )
-    is_running = defaults.text("KURASHIRU_SENSORS") == "running"
+    observed: list[Any] = []
+    jobs: list[Any] = [job, maintenance_job]
+    schedules = build_schedules(is_running=is_running)
+    if not loads_events:
+        raw, observation_job, observation_schedule = build_observation(is_running=is_running)
+        observed.append(raw)
+        jobs.append(observation_job)
+        schedules.append(observation_schedule)
+    tables = dg.map_asset_specs(lambda spec: _on(engine, spec), [*steps, *observed])
     return dg.Definitions(
-        assets=[*steps, *external, PROMOTED_ARTIFACT_SPEC],
+        assets=[*tables, PROMOTED_ARTIFACT_SPEC],
         asset_checks=[reconcile],
-        jobs=[job, maintenance_job],
-        sensors=[build_stream_sensor(MICRO_BATCH_JOB, resource.settings, is_running=is_running)],
-        schedules=build_schedules(is_running=is_running),
-        resources={"pipeline": resource},
+        jobs=jobs,
+        sensors=[build_stream_sensor(MICRO_BATCH_JOB, pipeline.settings, is_running=is_running)],
+        schedules=schedules,
+        resources={"pipeline": pipeline, "reader": reader},
     )
+
+
+def _on(engine: str, spec: dg.AssetSpec) -> dg.AssetSpec:
+    """The spec with the engine its table is kept in."""
+    return spec.replace_attributes(kinds={engine if kind == "ducklake" else kind for kind in spec.kinds})

@@ -5,18 +5,21 @@ Not here: reading anything (assets.py hands it over); a check never changes stat
 """
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import TypeAlias
 
 import dagster as dg
 
 from kurashiru_pipeline import catalog
 from kurashiru_pipeline.core.quality import Freshness
-from kurashiru_pipeline.realtime.micro_batch import Accounting, Delivery, StepResult
-from kurashiru_pipeline.warehouse.base import LoadReport, StreamStatus
+from kurashiru_pipeline.realtime.ledger import Delivery
+from kurashiru_pipeline.realtime.micro_batch import Accounting, StepResult
+from kurashiru_pipeline.warehouse.base import IngestionReport, LoadReport, StreamStatus
 
 Figures: TypeAlias = Mapping[str, int | float | str]
 
 _NOTHING_TO_DO = "no micro-batch in hand"
+_LONGEST_WAIT_SECONDS = 600
 
 
 def spec(key: catalog.Key, name: str, description: str, *, is_blocking: bool = False) -> dg.AssetCheckSpec:
@@ -56,6 +59,22 @@ def files_readable(report: LoadReport) -> dg.AssetCheckResult:
     )
 
 
+def files_loaded(report: IngestionReport, waiting_seconds: float) -> dg.AssetCheckResult:
+    """The loader runs, loaded every file it met, and no file waits long; a file it failed is not tried again."""
+    findings = [f"{name}: {error}" for name, error in report.failed[:5]]
+    if report.state != "RUNNING":
+        findings.append(f"the pipe is {report.state}: kurashiru doctor")
+    if waiting_seconds > _LONGEST_WAIT_SECONDS:
+        findings.append(f"a file has waited for {waiting_seconds:.0f} s")
+    return result(
+        catalog.RAW_BEHAVIOR_EVENTS,
+        "files_loaded",
+        passed=not findings,
+        description="; ".join(findings),
+        figures={"failed_files": len(report.failed), "pending_files": report.pending_count, "state": report.state},
+    )
+
+
 def unique_ids(key: catalog.Key, row_count: int, id_count: int) -> dg.AssetCheckResult:
     """An upserted table has one row an id."""
     return result(
@@ -87,8 +106,17 @@ def stream_not_stale(status: StreamStatus) -> dg.AssetCheckResult:
         "stream_not_stale",
         passed=not status.is_stale,
         description=f"mend it with: kurashiru reset-stream {status.name}" if status.is_stale else "",
-        figures={"offset": status.offset, "latest": status.latest},
+        figures=_known({"offset": status.offset, "latest": status.latest, "stale_after": status.stale_after}),
     )
+
+
+def _known(figures: Mapping[str, int | datetime | None]) -> Figures:
+    """Those an engine gives; a moment as ISO text."""
+    return {
+        name: value.isoformat() if isinstance(value, datetime) else value
+        for name, value in figures.items()
+        if value is not None
+    }
 
 
 def reject_rate(batch: Accounting | None, limit_pct: int) -> dg.AssetCheckResult:
@@ -113,15 +141,17 @@ def at_most(key: catalog.Key, name: str, value: int | None, limit: int) -> dg.As
 
 
 def lists_are_whole(step: StepResult) -> dg.AssetCheckResult:
-    """No list names a recipe twice; an empty list is worth a look (is the catalogue loaded?)."""
+    """Every user got a list, none names a recipe twice; an empty one is worth a look (is the catalogue loaded?)."""
     if step.batch_id is None:
         return result(catalog.RECOMMENDATIONS, "lists_are_whole", passed=True, description=_NOTHING_TO_DO)
+    is_only_empty = step.figures["repeated_recipes"] == 0 and not step.failed
     return result(
         catalog.RECOMMENDATIONS,
         "lists_are_whole",
-        passed=step.figures["repeated_recipes"] == 0 and step.figures["empty_lists"] == 0,
-        is_warning=step.figures["repeated_recipes"] == 0,
-        figures=step.figures,
+        passed=is_only_empty and step.figures["empty_lists"] == 0,
+        is_warning=is_only_empty,
+        description="; ".join(f"{user_id}: {error}" for user_id, error in step.failed[:5]),
+        figures={**step.figures, "failed_users": len(step.failed)},
     )
 
 

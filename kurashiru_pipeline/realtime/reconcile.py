@@ -7,7 +7,7 @@ Not here: mending; a table that was replaced is found by its marker (micro_batch
 from dataclasses import dataclass
 from datetime import datetime
 
-from kurashiru_pipeline.realtime.micro_batch import BEGINNING, EVERYTHING
+from kurashiru_pipeline.realtime.ledger import BEGINNING, EVERYTHING
 from kurashiru_pipeline.serving.dynamodb import RecommendationTable
 from kurashiru_pipeline.warehouse.base import Warehouse
 

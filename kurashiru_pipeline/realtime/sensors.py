@@ -13,13 +13,12 @@ import dagster as dg
 from kurashiru_pipeline.core.trigger import Decision, Seen, decide
 from kurashiru_pipeline.environment import Settings
 from kurashiru_pipeline.errors import ConfigurationError, TransientError
-from kurashiru_pipeline.realtime.micro_batch import is_delivery_target_unknown, pending_work
+from kurashiru_pipeline.realtime.micro_batch import DeliveryTarget, delivery_target, pending_work
 from kurashiru_pipeline.serving.dynamodb import RecommendationTable
 from kurashiru_pipeline.warehouse import Warehouse, open_warehouse
 
 # Dagster starts ticks on a grid of 5 s and ends them at 60 s: a tick just under a multiple of 5 s leaves no gap.
 LONG_POLL_SECONDS = 24.0
-_POLL_SECONDS = 0.1
 _TABLE_CHECK_SECONDS = 30.0
 _HISTORY = 12
 _IN_FLIGHT = [
@@ -35,9 +34,11 @@ class PendingWatch:
     """Whether there is work, asked often: queries the warehouse only after its signature changed."""
 
     def __init__(self, settings: Settings) -> None:
+        self.poll_seconds = settings.seconds("KURASHIRU_POLL_SECONDS")
         self._settings = settings
         self._warehouse: Warehouse | None = None
         self._quiet_signature: object = None
+        self._target: DeliveryTarget | None = None
         self._table: RecommendationTable | None = None
         self._next_table_check = 0.0
 
@@ -45,35 +46,35 @@ class PendingWatch:
         """Why there is work, or None.
 
         Raises:
-            TransientError: the lake or DynamoDB did not answer.
+            TransientError: the warehouse or DynamoDB did not answer.
         """
         warehouse = self._opened()
         signature = warehouse.change_signature()
         if signature != self._quiet_signature:
-            reason = pending_work(warehouse)
+            reason = pending_work(warehouse, self._settings)
             if reason is not None:
                 return reason
+            self._target = delivery_target(warehouse, self._settings.text("KURASHIRU_DYNAMODB_TABLE"))
             self._quiet_signature = signature
         return self._new_table()
 
     def _new_table(self) -> str | None:
-        if time.monotonic() < self._next_table_check:
+        if self._target is None or time.monotonic() < self._next_table_check:
             return None
         self._next_table_check = time.monotonic() + _TABLE_CHECK_SECONDS
-        warehouse = self._opened()
-        if not warehouse.fetch("last_batch")["batch_id"][0].is_valid:
-            return None
         if self._table is None:
             self._table = RecommendationTable.from_settings(self._settings)
         try:
-            is_unknown = is_delivery_target_unknown(warehouse, self._table)
+            is_known = self._target.is_known(self._table)
         except ConfigurationError:
             # A missing table: the run creates it where that is allowed.
             if not self._settings.flag("KURASHIRU_DYNAMODB_CREATE"):
                 raise
-            is_unknown = True
-        if is_unknown:
+            is_known = False
+        if not is_known:
             self._next_table_check = 0.0
+            # What the run records of the table need not show in the signature.
+            self._quiet_signature = None
             return f"DynamoDB table {self._table.name} is not the one delivered to"
         return None
 
@@ -115,7 +116,7 @@ def build_stream_sensor(job_name: str, settings: Callable[[], Settings], *, is_r
                 return dg.RunRequest(tags={"kurashiru/trigger": decision.reason})
             if time.monotonic() >= deadline:
                 return dg.SkipReason(decision.reason)
-            time.sleep(_POLL_SECONDS)
+            time.sleep(max(0.0, min(watch[0].poll_seconds, deadline - time.monotonic())))
 
     return micro_batch_sensor
 

@@ -6,9 +6,10 @@ Not here: processes of the local stack (local/stack.py) or how it is printed (cl
 
 from typing import TypedDict
 
-from kurashiru_pipeline.catalog import STREAMS, Stage
-from kurashiru_pipeline.core.artifact import promoted_version
+from kurashiru_pipeline.catalog import Stage
+from kurashiru_pipeline.core.weights import load_weights
 from kurashiru_pipeline.environment import Settings
+from kurashiru_pipeline.realtime.kernel import open_kernel
 from kurashiru_pipeline.realtime.micro_batch import batch_freshness, pending_work
 from kurashiru_pipeline.warehouse import Warehouse
 
@@ -17,12 +18,13 @@ _FRESHNESS_BATCHES = 200
 
 
 class StreamState(TypedDict):
-    """One stream, as shown."""
+    """One stream, as shown; `offset` and `stale_after` (UTC) where the engine tells them."""
 
     name: str
-    offset: int
+    offset: int | None
     has_data: bool
     stale: bool
+    stale_after: str | None
 
 
 class Status(TypedDict):
@@ -44,7 +46,7 @@ def read_status(warehouse: Warehouse, settings: Settings) -> Status:
     [counts] = warehouse.fetch("status_counts").to_pylist()
     [last] = warehouse.fetch("last_batch").to_pylist()
     fresh = batch_freshness(warehouse, max(1, (last["batch_id"] or 0) - _FRESHNESS_BATCHES + 1))
-    states = [warehouse.stream_status(stream) for stream in STREAMS]
+    states = [warehouse.stream_status(stream) for stream in warehouse.streams]
     return {
         "environment": settings.environment,
         "engine": warehouse.engine,
@@ -54,10 +56,16 @@ def read_status(warehouse: Warehouse, settings: Settings) -> Status:
         },
         "freshness_seconds": {"p50": fresh.p50, "p95": fresh.p95},
         "streams": [
-            {"name": state.name, "offset": state.offset, "has_data": state.has_data, "stale": state.is_stale}
+            {
+                "name": state.name,
+                "offset": state.offset,
+                "has_data": state.has_data,
+                "stale": state.is_stale,
+                "stale_after": state.stale_after.isoformat() if state.stale_after else None,
+            }
             for state in states
         ],
         "pending_batches": warehouse.fetch("unfinished_batches", last_stage=Stage.REFLECT).num_rows,
-        "pending": pending_work(warehouse),
-        "model_version": promoted_version(settings.folder("KURASHIRU_MODELS")),
+        "pending": pending_work(warehouse, settings),
+        "model_version": open_kernel(warehouse, settings, load_weights()).version(),
     }

@@ -42,7 +42,7 @@ def test_from_nothing_to_a_list_with_reasons(kurashiru: Any, settings: Settings)
     }
     assert status["freshness_seconds"].keys() == {"p50", "p95"}
     assert status["freshness_seconds"]["p95"] > 0
-    assert [sorted(stream) for stream in status["streams"]] == [["has_data", "name", "offset", "stale"]]
+    assert [sorted(stream) for stream in status["streams"]] == [["has_data", "name", "offset", "stale", "stale_after"]]
     assert status["pending_batches"] == 0
 
     fallback = json.loads(kurashiru("recommend", "nobody", "--json").stdout)
@@ -56,12 +56,14 @@ def test_from_nothing_to_a_list_with_reasons(kurashiru: Any, settings: Settings)
     assert json.loads(kurashiru("maintain", "--json").stdout)["files_after"] > 0
 
 
+@pytest.mark.parametrize("engine", ["ducklake"], indirect=True)
 def test_wrong_arguments_say_what_is_right(kurashiru: Any) -> None:
     assert "--events N or --rate R" in kurashiru("simulate").output
     assert "raw_behavior_events" in kurashiru("reset-stream", "other").output
     assert kurashiru("recommend").exit_code == 2
 
 
+@pytest.mark.parametrize("engine", ["ducklake"], indirect=True)
 def test_settings_are_shown_for_every_environment(kurashiru: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KURASHIRU_ENV", "production")
     shown = json.loads(kurashiru("env", "--json").stdout)
@@ -69,6 +71,7 @@ def test_settings_are_shown_for_every_environment(kurashiru: Any, monkeypatch: p
     assert shown["KURASHIRU_SNOWFLAKE_ACCOUNT"] == "(must be set)"
 
 
+@pytest.mark.parametrize("engine", ["ducklake"], indirect=True)
 @pytest.mark.parametrize("command", sorted(cli.commands))
 def test_every_command_has_help(kurashiru: Any, command: str) -> None:
     shown = kurashiru(command, "--help")

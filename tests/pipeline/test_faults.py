@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from kurashiru_pipeline.environment import Environment, Settings
-from kurashiru_pipeline.errors import ConfigurationError, EngineNotBuiltError, TransientError
+from kurashiru_pipeline.errors import ConfigurationError, TransientError
 from kurashiru_pipeline.realtime.drain import Tally, drain
 from kurashiru_pipeline.realtime.micro_batch import MicroBatchPipeline
 from kurashiru_pipeline.serving.dynamodb import RecommendationTable, connect
@@ -73,6 +73,7 @@ def test_a_table_recreated_empty_is_noticed_by_the_next_batch_too(open_pipeline:
     assert state.items(settings).keys() >= users
 
 
+@pytest.mark.parametrize("engine", ["ducklake"], indirect=True)  # see test_ways.py for the other way
 def test_items_that_stay_throttled_are_sent_by_the_next_run(open_pipeline: Open, settings: Settings) -> None:
     land(settings.landing, "a", events=600, users=60)
     pipeline = open_pipeline()
@@ -94,6 +95,7 @@ def test_items_that_stay_throttled_are_sent_by_the_next_run(open_pipeline: Open,
     assert faults.calls["BatchWriteItem"] == 2, "what was recorded as delivered is not sent again"
 
 
+@pytest.mark.parametrize("engine", ["ducklake"], indirect=True)  # see test_ways.py for the other way
 def test_an_item_that_dynamodb_refuses_holds_up_nobody(open_pipeline: Open, settings: Settings) -> None:
     land(settings.landing, "a", events=200, users=20)
     pipeline = open_pipeline()
@@ -112,6 +114,7 @@ def test_an_item_that_dynamodb_refuses_holds_up_nobody(open_pipeline: Open, sett
     assert len(state.items(settings)) == 20
 
 
+@pytest.mark.parametrize("engine", ["ducklake"], indirect=True)
 def test_a_home_that_cannot_be_written_says_so(settings: Settings, tmp_path: Path) -> None:
     occupied = tmp_path / "occupied"
     occupied.write_text("a file, not a folder")
@@ -120,10 +123,19 @@ def test_a_home_that_cannot_be_written_says_so(settings: Settings, tmp_path: Pat
         open_warehouse(chosen)
 
 
-def test_an_engine_not_built_yet_names_what_is_missing(settings: Settings) -> None:
-    chosen = Settings.load(Environment.LOCAL, {**settings.environ, "KURASHIRU_ENGINE": "snowflake"})
-    with pytest.raises(EngineNotBuiltError, match=r"warehouse/snowflake\.py"):
-        open_warehouse(chosen)
+def test_an_unknown_engine_names_a_known_one(settings: Settings) -> None:
     chosen = Settings.load(Environment.LOCAL, {**settings.environ, "KURASHIRU_ENGINE": "sqlite"})
-    with pytest.raises(ConfigurationError, match="ducklake, snowflake"):
+    with pytest.raises(ConfigurationError, match=r"KURASHIRU_ENGINE='sqlite'.* ducklake or snowflake"):
         open_warehouse(chosen)
+
+
+@pytest.mark.parametrize("engine", ["ducklake"], indirect=True)
+@pytest.mark.parametrize(
+    ("variable", "value"), [("KURASHIRU_KERNEL", "warehouse"), ("KURASHIRU_REFLECT", "external_function")]
+)
+def test_what_only_snowflake_has_is_refused_elsewhere(
+    open_pipeline: Open, settings: Settings, variable: str, value: str
+) -> None:
+    land(settings.landing, "a", events=5)
+    with pytest.raises(ConfigurationError, match=f"{variable}={value} needs KURASHIRU_ENGINE=snowflake.*export"):
+        _drain(open_pipeline(**{variable: value}))

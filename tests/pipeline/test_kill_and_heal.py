@@ -10,11 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from kurashiru_pipeline.environment import PROJECT_ROOT, Settings
 from kurashiru_pipeline.local.simulate import simulate
 from kurashiru_pipeline.realtime.drain import drain
 from kurashiru_pipeline.realtime.micro_batch import MicroBatchPipeline
 from tests import state
+from tests.engines import Accounts, PutItems
 
 Open = Callable[..., MicroBatchPipeline]
 _TRAFFIC: dict[str, Any] = {
@@ -50,73 +53,89 @@ def _elsewhere(settings: Settings, tmp_path: Path, name: str, max_batch_lines: s
     return chosen
 
 
-def _die_at(pipeline: MicroBatchPipeline, moment: int) -> list[str]:
-    """Die at the `moment`-th boundary: before a commit, after it, or between two writes to DynamoDB.
+class _Death:
+    """Comes at the `moment`-th boundary: before a commit, after it, or between two writes to DynamoDB.
 
-    Returns:
-        The commits made until then, filled in as they happen.
+    Attributes:
+        commits: transactions committed until then.
+        has_come: whether it has.
     """
-    left = [moment]
-    commits: list[str] = []
 
-    def pass_or_die() -> None:
-        left[0] -= 1
-        if left[0] < 0:
+    def __init__(self, pipeline: MicroBatchPipeline, moment: int, put_items: PutItems | None) -> None:
+        self.commits = 0
+        self.has_come = False
+        self._left = moment
+        self._transact = pipeline.warehouse.transact
+        self._write = pipeline.table.write
+        pipeline.warehouse.transact = self._dying_transact  # type: ignore[method-assign, assignment]
+        pipeline.table.write = self._dying_write  # type: ignore[method-assign]
+        if put_items is not None:
+            put_items.before_request = self._pass
+
+    def _pass(self) -> None:
+        self._left -= 1
+        if self._left < 0:
+            self.has_come = True
             raise Killed
 
-    transact, write = pipeline.warehouse.transact, pipeline.table.write
-
-    def dying_transact(body: Callable[[Any], Any], **options: Any) -> Any:
+    def _dying_transact(self, body: Callable[[Any], Any], **options: Any) -> Any:
         def dying_body(transaction: Any) -> Any:
             outcome = body(transaction)
-            pass_or_die()
+            self._pass()
             return outcome
 
-        outcome = transact(dying_body, **options)
-        commits.append("commit")
-        pass_or_die()
+        outcome = self._transact(dying_body, **options)
+        self.commits += 1
+        self._pass()
         return outcome
 
-    def dying_write(items: Any, *args: Any) -> Any:
+    def _dying_write(self, items: Any, *args: Any) -> Any:
         half = len(items) // 2
-        write(items[:half])
-        pass_or_die()
-        report = write(items[half:], *args)
+        self._write(items[:half])
+        self._pass()
+        report = self._write(items[half:], *args)
         report.written += half
-        pass_or_die()
+        self._pass()
         return report
 
-    pipeline.warehouse.transact = dying_transact  # type: ignore[method-assign]
-    pipeline.table.write = dying_write  # type: ignore[method-assign]
-    return commits
 
-
-def test_dying_once_at_every_boundary_heals(settings: Settings, tmp_path: Path, open_pipeline: Open) -> None:
+def test_dying_once_at_every_boundary_heals(
+    settings: Settings, tmp_path: Path, open_pipeline: Open, accounts: Accounts | None
+) -> None:
     calm = _elsewhere(settings, tmp_path, "calm", _WHOLE)
     _drain(open_pipeline(**calm.environ))
+    expected = state.tables(calm), state.items(calm)
     troubled = _elsewhere(settings, tmp_path, "troubled", _WHOLE)
     deaths = moment = 0
     while True:
         pipeline = open_pipeline(**troubled.environ)
-        commits = _die_at(pipeline, moment)
+        death = _Death(pipeline, moment, accounts.put_items[troubled.home] if accounts else None)
         try:
             _drain(pipeline)
             break
-        except Killed:
+        except BaseException:  # an external function's death comes as an error of its statement
+            if not death.has_come:
+                raise
             deaths += 1
             assert deaths < 60, "no progress from one death to the next"
             # From the last commit on, one boundary further each time: so each is died at once.
-            moment = 0 if commits else moment + 1
+            moment = 0 if death.commits else moment + 1
     assert deaths >= 16
-    assert state.tables(troubled) == state.tables(calm)
-    assert state.items(troubled) == state.items(calm)
+    assert (state.tables(troubled), state.items(troubled)) == expected
 
 
-def test_kill_9_at_random_moments_heals(settings: Settings, tmp_path: Path, open_pipeline: Open) -> None:
+def test_kill_9_at_random_moments_heals(
+    settings: Settings, tmp_path: Path, open_pipeline: Open, accounts: Accounts | None
+) -> None:
     calm = _elsewhere(settings, tmp_path, "calm")
     _drain(open_pipeline(**calm.environ))
+    expected = state.tables(calm), state.items(calm)
     troubled = _elsewhere(settings, tmp_path, "killed")
-    command = [sys.executable, "-c", "from kurashiru_pipeline.cli import main; main()", "drain"]
+    command, first, last_moment = _command("drain"), 0.8, 2.2
+    if accounts is not None:
+        accounts.use(troubled)
+        accounts.close()  # one process at a time may have its files
+        command, first, last_moment = _command_on_stand_in(troubled, "drain"), 4.0, 7.0
     environ = {**os.environ, **troubled.environ}
     draw = random.Random(5)
     killed = 0
@@ -124,7 +143,7 @@ def test_kill_9_at_random_moments_heals(settings: Settings, tmp_path: Path, open
         process = subprocess.Popen(
             command, env=environ, cwd=PROJECT_ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        time.sleep(draw.uniform(0.8, 2.2))
+        time.sleep(draw.uniform(first, last_moment))
         if process.poll() is None:
             process.send_signal(signal.SIGKILL)
             killed += 1
@@ -132,13 +151,25 @@ def test_kill_9_at_random_moments_heals(settings: Settings, tmp_path: Path, open
     assert killed
     last = subprocess.run(command, env=environ, cwd=PROJECT_ROOT, capture_output=True, text=True, check=False)
     assert last.returncode == 0, last.stderr
-    assert state.tables(troubled) == state.tables(calm)
-    assert state.items(troubled) == state.items(calm)
+    if accounts is not None:
+        accounts.use(troubled)
+    assert (state.tables(troubled), state.items(troubled)) == expected
 
 
+def _command(*arguments: str) -> list[str]:
+    return [sys.executable, "-c", "from kurashiru_pipeline.cli import main; main()", *arguments]
+
+
+def _command_on_stand_in(settings: Settings, *arguments: str) -> list[str]:
+    account = [str(settings.home / "account"), str(settings.landing)]
+    setup = ["--setup", "tests.engines:register_from_environment"]
+    return [sys.executable, "-m", "tests.snowflake.process", *account, *setup, "--", *arguments]
+
+
+@pytest.mark.parametrize("engine", ["ducklake"], indirect=True)  # leases are tested in tests/warehouse
 def test_two_drains_at_once_take_turns(settings: Settings, tmp_path: Path) -> None:
     both = _elsewhere(settings, tmp_path, "both")
-    command = [sys.executable, "-c", "from kurashiru_pipeline.cli import main; main()", "drain"]
+    command = _command("drain")
     environ = {**os.environ, **both.environ}
     drains = [
         subprocess.Popen(

@@ -11,6 +11,7 @@ from kurashiru_pipeline.environment import Environment, Settings
 from kurashiru_pipeline.realtime.build import build_definitions
 from kurashiru_pipeline.realtime.resources import PipelineResource
 from kurashiru_pipeline.serving.dynamodb import connect
+from tests.engines import Accounts
 from tests.traffic import land, put
 
 
@@ -36,14 +37,15 @@ def _run(definitions: dg.Definitions, instance: dg.DagsterInstance, job: str = M
 
 
 def test_every_materialisation_shows_rows_and_freshness(
-    definitions: dg.Definitions, instance: dg.DagsterInstance, settings: Settings
+    definitions: dg.Definitions, instance: dg.DagsterInstance, settings: Settings, engine: str
 ) -> None:
     land(settings.landing, "a", events=60)
     outcome = _run(definitions, instance)
     assert outcome
     assert all(outcome.values()), outcome
+    loaded = [catalog.RAW_BEHAVIOR_EVENTS] if engine == "ducklake" else []
     for key in (
-        catalog.RAW_BEHAVIOR_EVENTS,
+        *loaded,
         catalog.STAGED_BEHAVIOR_EVENTS,
         catalog.REJECTED_EVENTS,
         catalog.RECENT_BEHAVIORS,
@@ -68,6 +70,7 @@ def test_a_run_with_nothing_to_do_passes(definitions: dg.Definitions, instance: 
     assert all(_run(definitions, instance).values())
 
 
+@pytest.mark.parametrize("engine", ["ducklake"], indirect=True)
 def test_checks_fail_when_they_should(
     definitions: dg.Definitions, instance: dg.DagsterInstance, settings: Settings
 ) -> None:
@@ -76,6 +79,30 @@ def test_checks_fail_when_they_should(
     put(settings.landing, "events/2026/01/01/00/rejected", b"no json\n" * 5)
     failed = {name for name, passed in _run(definitions, instance).items() if not passed}
     assert failed == {"raw/behavior_events:files_readable", "staging/rejected_events:reject_rate"}
+
+
+@pytest.mark.stand_in
+@pytest.mark.parametrize("engine", ["snowflake"], indirect=True)
+def test_what_snowpipe_did_is_observed(
+    definitions: dg.Definitions, instance: dg.DagsterInstance, settings: Settings, accounts: Accounts
+) -> None:
+    job = "observe_ingestion_job"
+    assert _run(definitions, instance, job) == {"raw/behavior_events:files_loaded": True}
+    land(settings.landing, "a", events=10)
+    assert all(_run(definitions, instance).values())
+    assert _run(definitions, instance, job) == {"raw/behavior_events:files_loaded": True}
+    [record] = instance.fetch_observations(dg.AssetKey(catalog.RAW_BEHAVIOR_EVENTS), limit=1).records
+    assert record.asset_observation is not None
+    shown = {name: entry.value for name, entry in record.asset_observation.metadata.items()}
+    assert shown["dagster/row_count"] == 10
+    assert shown["loaded_files"] == 1
+    assert shown["pending_files"] == 0
+    assert shown["pipe_state"] == "RUNNING"
+    assert shown["load_p95_seconds"] >= 0
+
+    put(settings.landing, "events/2026/01/01/00/broken.gz", b"\x1f\x8b broken")
+    accounts.use(settings).refresh_pipes()
+    assert _run(definitions, instance, job) == {"raw/behavior_events:files_loaded": False}
 
 
 def test_the_scheduled_reconciliation_finds_a_lost_item(

@@ -50,7 +50,7 @@ def test_an_empty_lake_is_quiet(definitions: dg.Definitions, instance: dg.Dagste
 
 
 def test_a_landed_file_requests_one_run_and_a_finished_one_silences_it(
-    definitions: dg.Definitions, instance: dg.DagsterInstance, settings: Settings
+    definitions: dg.Definitions, instance: dg.DagsterInstance, settings: Settings, engine: str
 ) -> None:
     land(settings.landing, "a", events=20)
     requested = _tick(definitions, instance)
