@@ -19,7 +19,3 @@ class TransientError(KurashiruError):
 
 class StaleStreamError(KurashiruError):
     """A stream's offset points before the oldest change still kept; unread changes are out of reach."""
-
-
-class EngineNotBuiltError(ConfigurationError):
-    """The chosen warehouse engine is not available in this version."""

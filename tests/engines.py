@@ -20,6 +20,7 @@ import snowflake.connector
 from kurashiru_pipeline.environment import Environment, Settings
 from kurashiru_pipeline.serving.dynamodb import RecommendationTable
 from kurashiru_pipeline.serving.lambda_handler import answer_request
+from kurashiru_pipeline.warehouse import snowflake_lease
 from tests.snowflake.account import deployed
 from tests.snowflake.stand_in import StandIn
 from tests.snowpark.functions import stand_in_functions
@@ -143,5 +144,6 @@ class PutItems:
 
 
 def register_from_environment(account: StandIn) -> None:
-    """For tests.snowflake.process: functions over the process's own settings."""
+    """For tests.snowflake.process: functions over the process's own settings, and leases of the dead that end soon."""
+    snowflake_lease.LEASE_SECONDS = snowflake_lease._LOOK_SECONDS = 0.2
     register_functions(account, Settings.load(Environment.LOCAL))

@@ -37,6 +37,11 @@ def tables(settings: Settings) -> dict[str, list[tuple[Any, ...]]]:
         }
 
 
+def counts(warehouse: Warehouse) -> dict[str, int]:
+    """Rows of every table: what was committed."""
+    return {table: rows(warehouse, f"select count(*) as n from {table}")[0][0] for table in _TABLES}
+
+
 def rows(warehouse: Warehouse, query: str) -> list[tuple[Any, ...]]:
     """Rows of any query, under the port, decoded as the port does it: equal values on both engines."""
     if isinstance(warehouse, DuckLakeWarehouse):

@@ -386,15 +386,16 @@ def is_staged_by_task(settings: Settings) -> bool:
 def pending_work(warehouse: Warehouse, settings: Settings) -> str | None:
     """Why the near-real-time job has work, or None. Reads only.
 
-    Asked in the order in which work moves on, so that what a run moves on meanwhile is met at the next question.
+    Asked in the order in which work moves on, so that what a run moves on meanwhile is met at the next question; and
+    metadata before tables, which wake a warehouse.
     """
     if warehouse.has_landed_files():
         return "files have landed"
     if not is_staged_by_task(settings):
-        if _count(warehouse, "pending_erasures", "user_count"):
-            return "users wait to be erased"
         if warehouse.stream_has_data(RAW_EVENTS_STREAM):
             return f"stream {RAW_EVENTS_STREAM.name} has data"
+        if _count(warehouse, "pending_erasures", "user_count"):
+            return "users wait to be erased"
     unfinished = warehouse.fetch("unfinished_batches", last_stage=Stage.REFLECT)
     if unfinished.num_rows:
         return f"micro-batch {unfinished['batch_id'][0].as_py()} is not delivered yet"

@@ -47,9 +47,11 @@ qualify row_number() over (partition by user_id order by occurred_at desc, event
 
 -- statement: remove
 delete from recommendation.recent_behaviors
-where
-    user_id in (select user_id from touched_behaviors)
-    or user_id in (select user_id from ops.batch_erasures where batch_id = {{ batch_id }});
+where user_id in (
+    select user_id from touched_behaviors
+    union all
+    select user_id from ops.batch_erasures where batch_id = {{ batch_id }}
+);
 
 -- statement: add
 insert into recommendation.recent_behaviors

@@ -1,9 +1,11 @@
 -- One profile a user: those of the micro-batch replace what was there; erased users go.
 -- statement: remove
 delete from recommendation.user_profiles
-where
-    user_id in (select user_id from incoming_profiles)
-    or user_id in (select user_id from ops.batch_erasures where batch_id = {{ batch_id }});
+where user_id in (
+    select user_id from incoming_profiles
+    union all
+    select user_id from ops.batch_erasures where batch_id = {{ batch_id }}
+);
 
 -- statement: add
 insert into recommendation.user_profiles

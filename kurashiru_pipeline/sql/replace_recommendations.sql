@@ -1,9 +1,11 @@
 -- One list a user: those of the micro-batch replace what was there; erased users go.
 -- statement: remove
 delete from recommendation.recommendations
-where
-    user_id in (select user_id from incoming_recommendations)
-    or user_id in (select user_id from ops.batch_erasures where batch_id = {{ batch_id }});
+where user_id in (
+    select user_id from incoming_recommendations
+    union all
+    select user_id from ops.batch_erasures where batch_id = {{ batch_id }}
+);
 
 -- statement: add
 insert into recommendation.recommendations

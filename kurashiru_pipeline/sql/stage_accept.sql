@@ -76,5 +76,10 @@ select
     count(case when event_name not in {{ event_names }} then 1 end) as unknown_name_count,
     count(distinct user_id) as user_count,
     (select count(*) from ops.batch_erasures where batch_id = {{ batch_id }}) as erased_user_count
-from staging.behavior_events
-where batch_id = {{ batch_id }};
+from (
+    select
+        event_name,
+        user_id
+    from staging.behavior_events
+    where batch_id = {{ batch_id }}
+) as staged;

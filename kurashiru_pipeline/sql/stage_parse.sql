@@ -9,17 +9,15 @@ with lines as (
         landed_at,
         loaded_at,
         {{ byte_length('payload') }} > {{ max_line_bytes }} as is_too_long,
-        {{ is_json('payload') }} as is_json
+        {{ json_or_null('payload') }} as json_value
     from {{ stream('raw_behavior_events') }}
 ),
 
 documents as (
     select
         *,
-        -- Arms of a case are tried in order, those of an `and` are not: nothing may parse what is not JSON.
         case
-            when is_too_long or not is_json then null
-            when {{ is_json_object('payload') }} then {{ parse_document('payload') }}
+            when not is_too_long and {{ is_json_object('json_value') }} then {{ document('json_value') }}
         end as document
     from lines
 ),
@@ -44,7 +42,7 @@ timed as (
     select
         *,
         case
-            when {{ matches('occurred_text', time_pattern) }} then try_cast(occurred_text as timestamp)
+            when {{ matches('occurred_text', time_pattern) }} then try_cast(rtrim(occurred_text, 'Z') as timestamp)
         end as occurred_at
     from fields
 ),
@@ -54,7 +52,7 @@ judged as (
         *,
         case
             when is_too_long then 'line_too_long'
-            when not is_json then 'not_json'
+            when json_value is null then 'not_json'
             when document is null then 'not_an_object'
             when event_id is null or not {{ matches('event_id', uuid_pattern) }} then 'bad_event_id'
             when event_name is null or not {{ matches('event_name', event_name_pattern) }} then 'bad_event_name'

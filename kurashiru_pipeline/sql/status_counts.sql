@@ -3,7 +3,7 @@
 select
     (select count(*) from raw.behavior_events) as raw_count,
     (select count(*) from staging.behavior_events) as staged,
-    (select coalesce(sum(duplicate_count), 0) from ops.batches) as duplicates,
+    (select cast(coalesce(sum(duplicate_count), 0) as bigint) from ops.batches) as duplicates,
     (select count(*) from staging.rejected_events) as rejected,
     (
         select count(*) from recommendation.recommendations where user_id not like '#%'

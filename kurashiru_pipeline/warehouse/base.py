@@ -1,7 +1,7 @@
 """The port: what the pipeline asks of a warehouse, whichever engine runs.
 
 Here: the interface, its promises and the small types it speaks in.
-Not here: SQL text (kurashiru_pipeline/sql) or anything of one engine (ducklake.py, later snowflake.py).
+Not here: SQL text (kurashiru_pipeline/sql) or anything of one engine (ducklake.py, snowflake.py).
 """
 
 from abc import ABC, abstractmethod
@@ -13,7 +13,7 @@ from typing import Self, TypeVar
 
 import pyarrow as pa
 
-from kurashiru_pipeline.catalog import Stream
+from kurashiru_pipeline.catalog import STREAMS, Stream
 
 Scalar = str | int | float | bool | datetime | None
 Parameter = Scalar | list[str] | tuple[str, ...] | Mapping[str, float]
@@ -23,13 +23,21 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class StreamStatus:
-    """Where a stream's reader stands."""
+    """Where a stream's reader stands.
+
+    Attributes:
+        offset: last change read, where the engine numbers its changes.
+        latest: last change there is, likewise.
+        is_stale: unread changes are out of the stream's reach; `Warehouse.reset_stream` mends it.
+        stale_after: when that happens if nobody reads the stream (naive UTC), where the engine tells.
+    """
 
     name: str
-    offset: int
-    latest: int
+    offset: int | None
+    latest: int | None
     has_data: bool
     is_stale: bool
+    stale_after: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -66,6 +74,29 @@ class LoadReport:
 
 
 @dataclass(frozen=True)
+class IngestionReport:
+    """What the warehouse's own loader (Snowpipe) did with event files, and what it still has before it.
+
+    Attributes:
+        row_count: lines loaded.
+        files: files by status (loaded, partially_loaded, failed, skipped).
+        failed: (file name, first error) of files not loaded whole.
+        delays: (seconds from the loader's notice of a file to its last load, lines) of each file loaded.
+        pending_count: files the loader knows of and has not loaded.
+        oldest_pending_at: since when the oldest of them waits (naive UTC).
+        state: the loader's state; RUNNING is the healthy one.
+    """
+
+    row_count: int
+    files: Mapping[str, int]
+    failed: tuple[tuple[str, str], ...]
+    delays: tuple[tuple[float, int], ...]
+    pending_count: int
+    oldest_pending_at: datetime | None
+    state: str
+
+
+@dataclass(frozen=True)
 class MaintenanceReport:
     """Storage before and after maintenance."""
 
@@ -97,6 +128,8 @@ class Warehouse(ABC):
     """
 
     engine: str
+    loads_events: bool
+    """Whether event files are loaded by `load_landed_files`; False where the warehouse does it by itself."""
 
     @abstractmethod
     def fetch(self, script: str, **parameters: Parameter) -> pa.Table:
@@ -124,6 +157,11 @@ class Warehouse(ABC):
             TransientError: the engine stayed busy.
         """
 
+    @property
+    def streams(self) -> tuple[Stream, ...]:
+        """Streams that can be asked for and mended: the pipeline's, then the engine's own."""
+        return STREAMS
+
     @abstractmethod
     def stream_status(self, stream: Stream) -> StreamStatus:
         """Offset and state of a stream, from metadata only: no table data is read."""
@@ -142,7 +180,7 @@ class Warehouse(ABC):
 
     @abstractmethod
     def has_landed_files(self) -> bool:
-        """Whether files wait to be loaded. Always False where the warehouse loads by itself (Snowpipe)."""
+        """Whether files wait for `load_landed_files`."""
 
     @abstractmethod
     def load_landed_files(self, *, max_lines: int, is_rescan: bool = False) -> LoadReport:
@@ -152,13 +190,17 @@ class Warehouse(ABC):
             is_rescan: look through every folder, not only those changed since the last load.
         """
 
+    def ingestion(self, since: datetime) -> IngestionReport | None:
+        """What the warehouse's own loader did since a moment (naive UTC); None where there is no such loader."""
+        return None
+
     @abstractmethod
     def reset_stream(self, stream: Stream) -> int:
         """Mend a stale stream without loss: put its unread rows back in front of it; how many there were."""
 
     @abstractmethod
     def maintain(self) -> MaintenanceReport:
-        """Merge small files and expire snapshots that no stream needs any more."""
+        """Give back storage that nothing needs any more."""
 
     @abstractmethod
     def close(self) -> None:

@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import duckdb
 import numpy as np
@@ -22,14 +22,7 @@ import pyarrow.parquet as pq
 
 from kurashiru_pipeline.catalog import STREAMS, Stream
 from kurashiru_pipeline.clock import utc_now
-from kurashiru_pipeline.core.events import (
-    EVENT_NAME_PATTERN,
-    ID_PATTERN,
-    MAX_HOURS_AHEAD,
-    MAX_LINE_BYTES,
-    TIME_PATTERN,
-    UUID_PATTERN,
-)
+from kurashiru_pipeline.core.events import ID_PATTERN
 from kurashiru_pipeline.environment import Settings
 from kurashiru_pipeline.errors import ConfigurationError, KurashiruError, StaleStreamError, TransientError
 from kurashiru_pipeline.warehouse.base import (
@@ -57,14 +50,6 @@ ALIAS: Final = "realtime"
 EXTENSIONS: Final = ("ducklake", "sqlite_scanner")
 # The catalogue's own tables, which are part of DuckLake's published format.
 _CATALOGUE: Final = f"__ducklake_metadata_{ALIAS}"
-_CONTRACT: Final[dict[str, Parameter]] = {
-    "max_line_bytes": MAX_LINE_BYTES,
-    "max_hours_ahead": MAX_HOURS_AHEAD,
-    "uuid_pattern": UUID_PATTERN,
-    "id_pattern": ID_PATTERN,
-    "event_name_pattern": EVENT_NAME_PATTERN,
-    "time_pattern": TIME_PATTERN,
-}
 _ATTEMPTS: Final = 6
 _WRITER_WAIT_SECONDS: Final = 600.0
 _READERS: Final = 2
@@ -164,10 +149,19 @@ def one_thread(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
         connection.execute("reset threads")
 
 
+class _Place(NamedTuple):
+    """Where a stream's reader stands, in snapshots."""
+
+    offset: int
+    latest: int
+    status: StreamStatus
+
+
 class DuckLakeWarehouse(Warehouse):
     """The near-real-time lake. Made by `open`."""
 
     engine = "ducklake"
+    loads_events = True
 
     def __init__(self, settings: Settings, connection: duckdb.DuckDBPyConnection, resources: ExitStack) -> None:
         self._settings = settings
@@ -266,6 +260,9 @@ class DuckLakeWarehouse(Warehouse):
         return result
 
     def stream_status(self, stream: Stream) -> StreamStatus:
+        return self._place_of(stream).status
+
+    def _place_of(self, stream: Stream) -> "_Place":
         # Offset and latest snapshot come from one look; what lies between them never changes.
         [(offset, latest)] = self._connection.execute(
             f"""
@@ -288,7 +285,7 @@ class DuckLakeWarehouse(Warehouse):
             """
         ).fetchall()
         is_stale = oldest is not None and oldest > offset + 1
-        return StreamStatus(stream.name, offset, latest, is_stale or has_changes, is_stale)
+        return _Place(offset, latest, StreamStatus(stream.name, offset, latest, is_stale or has_changes, is_stale))
 
     def reset_stream(self, stream: Stream) -> int:
         if not self.stream_status(stream).is_stale:
@@ -433,7 +430,7 @@ class DuckLakeWarehouse(Warehouse):
     def _render(
         self, script: str, parameters: Mapping[str, Parameter], stream: Callable[[str], str]
     ) -> list[Statement]:
-        return render(script, engine=self.engine, stream=stream, parameters={**_CONTRACT, **parameters})
+        return render(script, engine=self.engine, stream=stream, parameters=parameters)
 
     @cached_property
     def _table_ids(self) -> dict[Stream, str]:
@@ -501,19 +498,19 @@ class _DuckLakeTransaction(Transaction):
 
     def _stream(self, name: str) -> str:
         stream = next(stream for stream in STREAMS if stream.name == name)
-        status = self._warehouse.stream_status(stream)
-        if status.is_stale:
+        place = self._warehouse._place_of(stream)
+        if place.status.is_stale:
             message = (
-                f"stream {name} is stale: changes after snapshot {status.offset} were expired before they were read. "
+                f"stream {name} is stale: changes after snapshot {place.offset} were expired before they were read. "
                 f"Nothing is lost: kurashiru reset-stream {name} puts the unread lines back in front of the stream"
             )
             raise StaleStreamError(message)
-        self._read[name] = status.latest
-        if not status.has_data:
+        self._read[name] = place.latest
+        if not place.status.has_data:
             return f"(select * from {stream.schema}.{stream.table} where false)"
         return (
             f"ducklake_table_insertions('{ALIAS}', '{stream.schema}', '{stream.table}', "
-            f"{status.offset + 1}, {status.latest})"
+            f"{place.offset + 1}, {place.latest})"
         )
 
 

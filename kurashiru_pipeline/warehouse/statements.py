@@ -11,14 +11,41 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
 from pathlib import Path
+from typing import Final
 
 import jinja2
 
-from kurashiru_pipeline.core.events import EVENT_FIELDS
+from kurashiru_pipeline.core.events import (
+    EVENT_FIELDS,
+    EVENT_NAME_PATTERN,
+    ID_PATTERN,
+    MAX_HOURS_AHEAD,
+    MAX_LINE_BYTES,
+    TIME_PATTERN,
+    UUID_PATTERN,
+)
 from kurashiru_pipeline.warehouse.base import Parameter
 
 SQL_FOLDER = Path(__file__).resolve().parent.parent / "sql"
+CONTRACT: Final[Mapping[str, Parameter]] = {
+    "max_line_bytes": MAX_LINE_BYTES,
+    "max_hours_ahead": MAX_HOURS_AHEAD,
+    "uuid_pattern": UUID_PATTERN,
+    "id_pattern": ID_PATTERN,
+    "event_name_pattern": EVENT_NAME_PATTERN,
+    "time_pattern": TIME_PATTERN,
+}
+"""What the contract of a behaviour event fixes (docs/contracts.md): every script may use it."""
+
 _STATEMENT_MARK = re.compile(r"^-- statement: ([\w.]+)$", re.MULTILINE)
+_ARRAY_COLUMN = re.compile(r"^\s*(\w+) \{\{ array_type\('(\w+)'\) \}\}", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Variable:
+    """A parameter that is no value yet: a variable of the stored procedure that the statement becomes a part of."""
+
+    name: str
 
 
 @dataclass(frozen=True)
@@ -30,23 +57,39 @@ class Statement:
 
 
 def render(
-    script: str, *, engine: str, stream: Callable[[str], str], parameters: Mapping[str, Parameter]
+    script: str, *, engine: str, stream: Callable[[str], str], parameters: Mapping[str, Parameter | Variable]
 ) -> list[Statement]:
-    """Statements of sql/<script>.sql for `engine`, in order.
+    """Statements of sql/<script>.sql for `engine`, in order. `{{ query('name') }}` is the one query of another script.
 
     Args:
+        script: name below the folder, with forward slashes: `collect`, `snowflake/copy_history`.
         stream: what `{{ stream('name') }}` stands for: the expression that reads and marks the stream.
-        parameters: values; each becomes a literal. A mapping becomes a mapping of literals, a list `('a', 'b')`.
+        parameters: values besides CONTRACT; each becomes a literal. A mapping becomes a mapping of literals, a list
+            `('a', 'b')`, a variable `:name`.
 
     Raises:
         FileNotFoundError: there is no such script.
         jinja2.UndefinedError: the script needs a parameter that was not given.
     """
-    literals = {name: _literal_or_mapping(value) for name, value in parameters.items()}
+    literals = {name: _in_sql(value) for name, value in {**CONTRACT, **parameters}.items()}
+
+    def query(other: str) -> str:
+        [statement] = render(other, engine=engine, stream=stream, parameters=parameters)
+        return statement.sql
+
     return [
-        Statement(name, template.render(stream=stream, **literals).strip().rstrip(";"))
+        Statement(name, template.render(stream=stream, query=query, **literals).strip().rstrip(";"))
         for name, template in _templates(engine, script)
     ]
+
+
+@cache
+def array_columns() -> Mapping[str, str]:
+    """Element type (varchar, double) of every column that schema.sql declares as an array, by column name.
+
+    For engines whose arrays do not say what they hold.
+    """
+    return dict(_ARRAY_COLUMN.findall((SQL_FOLDER / "schema.sql").read_text(encoding="utf-8")))
 
 
 def literal(value: Parameter) -> str:
@@ -81,7 +124,9 @@ def literal(value: Parameter) -> str:
     raise TypeError(message)
 
 
-def _literal_or_mapping(value: Parameter) -> str | dict[str, str]:
+def _in_sql(value: Parameter | Variable) -> str | dict[str, str]:
+    if isinstance(value, Variable):
+        return f":{value.name}"
     if isinstance(value, Mapping):
         return {literal(key): literal(item) for key, item in value.items()}
     return literal(value)

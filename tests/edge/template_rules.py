@@ -38,6 +38,7 @@ GRANTS = {
     "EventProducerPolicy": {"firehose:PutRecord", "firehose:PutRecordBatch"},
     "OrchestratorPolicy": {
         "dynamodb:DescribeTable",
+        "dynamodb:DescribeTimeToLive",
         "dynamodb:GetItem",
         "dynamodb:Scan",
         "dynamodb:PutItem",

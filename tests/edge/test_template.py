@@ -117,7 +117,7 @@ def test_own_rules_are_content() -> None:
         ("'${LandingBucket.Arn}/recipes/*'", "'${LandingBucket.Arn}/*'", "StorageRole may reach"),
         ("Resource: !GetAtt EventStream.Arn", "Resource: '*'", "EventProducerPolicy may reach *"),
         (
-            "[dynamodb:DescribeTable, dynamodb:GetItem",
+            "[dynamodb:DescribeTable, dynamodb:DescribeTimeToLive, dynamodb:GetItem",
             "[dynamodb:DeleteItem, dynamodb:GetItem",
             "OrchestratorPolicy may do",
         ),

@@ -1,22 +1,25 @@
-"""A lake opened for a test, with short ways to fill it and to look under the port.
+"""The near-real-time tables opened for a test, with short ways to fill them and to look under the port.
 
-`Lake` is the real thing. `PlainTables` runs the same SQL on the same engine in memory, without a lake: fast enough for
-many random examples of what a script makes of its rows.
+`Lake` is the embedded engine, `SnowflakeTables` the production engine over a stand-in account. `PlainTables` runs the
+embedded engine's SQL in memory, without a lake: fast enough for many random examples of what a script makes of rows.
 """
 
 import gzip
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from datetime import datetime, timedelta
+from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 from uuid import UUID
 
 import duckdb
+import hypothesis
 import pyarrow as pa
 
 from kurashiru_pipeline.catalog import RAW_EVENTS_STREAM, Stream
-from kurashiru_pipeline.environment import Settings
+from kurashiru_pipeline.environment import Environment, Settings
 from kurashiru_pipeline.realtime.micro_batch import Accounting, MicroBatchPipeline
 from kurashiru_pipeline.serving.dynamodb import RecommendationTable
 from kurashiru_pipeline.warehouse.base import (
@@ -29,8 +32,11 @@ from kurashiru_pipeline.warehouse.base import (
     Transaction,
     Warehouse,
 )
-from kurashiru_pipeline.warehouse.ducklake import _CONTRACT, DuckLakeWarehouse
-from kurashiru_pipeline.warehouse.statements import Statement, render
+from kurashiru_pipeline.warehouse.ducklake import DuckLakeWarehouse
+from kurashiru_pipeline.warehouse.snowflake import SnowflakeWarehouse
+from kurashiru_pipeline.warehouse.snowflake_arrow import column_definitions, column_readers, from_snowflake, to_ndjson
+from kurashiru_pipeline.warehouse.statements import Statement, array_columns, render
+from tests.snowflake.account import deployed, variables
 from tests.traffic import put
 
 NOW = datetime(2026, 11, 23, 9, 30)
@@ -48,10 +54,14 @@ _RAW = pa.schema(
 class Tables(AbstractContextManager["Tables"]):
     """Tables of the near-real-time schema, whichever way they are kept."""
 
-    def __init__(self, settings: Settings, warehouse: Warehouse, connection: duckdb.DuckDBPyConnection) -> None:
+    is_stand_in: ClassVar[bool] = False
+    """Whether statements cost ten milliseconds each."""
+    first_key_counts: ClassVar[bool] = True
+    """Of a key given twice in a JSON object, whether the first counts; otherwise the last does."""
+
+    def __init__(self, settings: Settings, warehouse: Warehouse) -> None:
         self.settings = settings
         self.warehouse = warehouse
-        self.connection = connection
 
     def __enter__(self) -> Self:
         return self
@@ -61,25 +71,29 @@ class Tables(AbstractContextManager["Tables"]):
     ) -> None:
         self.warehouse.close()
 
-    # Looking under the port
+    def profile(self, examples: int) -> hypothesis.settings:
+        """How a test over random examples runs here: on a stand-in few of them, and no search for a smaller one."""
+        if self.is_stand_in:
+            phases = [hypothesis.Phase.explicit, hypothesis.Phase.generate]
+            return hypothesis.settings(deadline=None, max_examples=min(examples, 4), phases=phases)
+        return hypothesis.settings(deadline=None, max_examples=examples)
 
+    # Looking under the port, in SQL that both engines understand
+
+    @abstractmethod
     def rows(self, query: str) -> list[tuple[Any, ...]]:
-        return self.connection.execute(query).fetchall()
+        """Rows of a statement."""
 
+    @abstractmethod
     def dicts(self, query: str) -> list[dict[str, Any]]:
-        return self.connection.execute(query).to_arrow_table().to_pylist()
+        """Rows of a query by column name."""
+
+    @abstractmethod
+    def insert(self, table: str, rows: pa.Table | Sequence[Mapping[str, Any]]) -> None:
+        """Insert rows by column name; columns not given are null."""
 
     def count(self, table: str) -> int:
         return int(self.rows(f"select count(*) from {table}")[0][0])
-
-    def insert(self, table: str, rows: pa.Table | Sequence[Mapping[str, Any]]) -> None:
-        """Insert rows by column name; columns not given are null."""
-        given = rows if isinstance(rows, pa.Table) else pa.Table.from_pylist([dict(row) for row in rows])
-        if not given.num_rows:
-            return
-        self.connection.register("given", given)
-        self.connection.execute(f"insert into {table} by name select * from given")
-        self.connection.unregister("given")
 
     def insert_lines(self, lines: Sequence[str], *, file_name: str, loaded_at: datetime = NOW) -> None:
         """Lines as the loader would have inserted them at `loaded_at`."""
@@ -130,7 +144,29 @@ class Tables(AbstractContextManager["Tables"]):
         self.insert("staging.behavior_events", [{"batch_id": batch_id, **event} for event in events])
 
 
-class Lake(Tables):
+class DuckTables(Tables):
+    """Tables of DuckDB, in a lake or not."""
+
+    def __init__(self, settings: Settings, warehouse: Warehouse, connection: duckdb.DuckDBPyConnection) -> None:
+        super().__init__(settings, warehouse)
+        self.connection = connection
+
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        return self.connection.execute(query).fetchall()
+
+    def dicts(self, query: str) -> list[dict[str, Any]]:
+        return self.connection.execute(query).to_arrow_table().to_pylist()
+
+    def insert(self, table: str, rows: pa.Table | Sequence[Mapping[str, Any]]) -> None:
+        given = _table(rows)
+        if not given.num_rows:
+            return
+        self.connection.register("given", given)
+        self.connection.execute(f"insert into {table} by name select * from given")
+        self.connection.unregister("given")
+
+
+class Lake(DuckTables):
     """The near-real-time lake of `settings`; the one writer while it is open."""
 
     def __init__(self, settings: Settings) -> None:
@@ -155,7 +191,57 @@ class Lake(Tables):
         return self.warehouse.load_landed_files(max_lines=max_lines, is_rescan=is_rescan)
 
 
-class PlainTables(Tables):
+class SnowflakeTables(Tables):
+    """The production engine over a stand-in account of its own in folder `home`; its one writer while it is open."""
+
+    is_stand_in = True
+    first_key_counts = False
+
+    def __init__(self, home: Path, landing: Path) -> None:
+        self._resources = ExitStack()
+        self.account = self._resources.enter_context(deployed(home, landing))
+        settings = Settings.load(Environment.PRODUCTION, variables(home))
+        super().__init__(settings, SnowflakeWarehouse.open(settings))
+        self._session = self.account.connect(database="KURASHIRU", schema="RAW", warehouse="LOOKING")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.warehouse.close()
+        self._resources.close()
+
+    def reopen(self) -> None:
+        """Close and open again, as a new process would."""
+        self.warehouse.close()
+        self.warehouse = SnowflakeWarehouse.open(self.settings)
+
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        return list(self._session.cursor().execute(query).fetchall())
+
+    def dicts(self, query: str) -> list[dict[str, Any]]:
+        sent = self._session.cursor().execute(query).fetch_arrow_all(force_return_table=True)
+        return from_snowflake(sent, array_columns()).to_pylist()
+
+    def insert(self, table: str, rows: pa.Table | Sequence[Mapping[str, Any]]) -> None:
+        given = _table(rows)
+        if not given.num_rows:
+            return
+        given = given.cast(
+            pa.schema([field if field.type != pa.null() else field.with_type(pa.string()) for field in given.schema])
+        )
+        values = ", ".join("parse_json(properties)" if name == "properties" else name for name in given.column_names)
+        path = self.account.home / "given.ndjson.gz"
+        path.write_bytes(to_ndjson(given))
+        for statement in (
+            f"create or replace temporary table given ({column_definitions(given.schema)})",
+            f"put 'file://{path}' @%given auto_compress = false overwrite = true",
+            f"copy into given from (select {column_readers(given.schema)} from @%given) file_format = (type = json)",
+            f"insert into {table} ({', '.join(given.column_names)}) select {values} from given",
+        ):
+            self._session.cursor().execute(statement)
+
+
+class PlainTables(DuckTables):
     """The same SQL on plain tables in memory."""
 
     def __init__(self) -> None:
@@ -167,6 +253,7 @@ class _PlainWarehouse(Warehouse, Transaction):
     """A warehouse of plain DuckDB tables; its stream is what was inserted since it was last read."""
 
     engine = "ducklake"
+    loads_events = True
 
     def __init__(self) -> None:
         self.connection = duckdb.connect()
@@ -224,13 +311,18 @@ class _PlainWarehouse(Warehouse, Transaction):
         raise NotImplementedError
 
     def _render(self, script: str, parameters: Mapping[str, Parameter]) -> list[Statement]:
-        return render(script, engine=self.engine, stream=self._read, parameters={**_CONTRACT, **parameters})
+        return render(script, engine=self.engine, stream=self._read, parameters=parameters)
 
     def _read(self, name: str) -> str:
         status = self.stream_status(RAW_EVENTS_STREAM)
         assert name == status.name
+        assert status.latest is not None
         self._offset = status.latest
         return f"(select * from raw.behavior_events where rowid > {status.offset})"
+
+
+def _table(rows: pa.Table | Sequence[Mapping[str, Any]]) -> pa.Table:
+    return rows if isinstance(rows, pa.Table) else pa.Table.from_pylist([dict(row) for row in rows])
 
 
 def event_id(number: int) -> str:

@@ -6,7 +6,6 @@ from typing import Any
 
 import pyarrow as pa
 from hypothesis import given
-from hypothesis import settings as profile
 from hypothesis import strategies as st
 
 from kurashiru_pipeline.catalog import Stage
@@ -92,43 +91,41 @@ deliveries = st.dictionaries(
 )
 
 
-@given(
-    st.dictionaries(users, st.tuples(hashes, st.booleans())),
-    deliveries,
-    st.sets(users),
-    st.booleans(),
-)
-@profile(deadline=None, max_examples=60)
-def test_what_is_sent_is_what_dynamodb_does_not_hold(
-    tables: Tables,
-    lists: dict[str, tuple[str, bool]],
-    delivered: dict[str, tuple[str, bool, int, bool]],
-    leavers: set[str],
-    is_resend: bool,
-) -> None:
+def test_what_is_sent_is_what_dynamodb_does_not_hold(tables: Tables) -> None:
     """`lists`: hash, and whether this batch made it; `delivered`: hash, tombstone, microseconds, long ago."""
-    clear(tables)
-    for is_of_batch in (False, True):
-        made = [(user, content) for user, (content, of_batch) in lists.items() if of_batch == is_of_batch]
-        recommend(tables, made, batch_id=BATCH if is_of_batch else BATCH - 1)
-    for user, (content, is_tombstone, micros, is_old) in delivered.items():
-        moment = REFRESH_BEFORE + timedelta(microseconds=-micros if is_old else micros)
-        deliver(tables, [(user, content, is_tombstone)], delivered_at=moment)
-    erase(tables, *leavers)
 
-    expected = {}
-    for user, (content, of_batch) in lists.items():
-        held, is_tombstone, micros, is_old = delivered.get(user, (None, False, 0, False))
-        if (of_batch or is_resend) and (held is None or held != content or (is_old and micros > 0)):
-            expected[user] = (content, BATCH if of_batch else BATCH - 1, held is not None and not is_tombstone)
-    found = {
-        user: (row["content_hash"], row["version"], row["is_delivered"])
-        for user, row in changed(tables, is_resend=is_resend).items()
-    }
-    assert found == expected
-    assert erased(tables) == sorted(
-        user for user in leavers if user in delivered and not delivered[user][1] and user not in lists
-    )
+    @given(st.dictionaries(users, st.tuples(hashes, st.booleans())), deliveries, st.sets(users), st.booleans())
+    @tables.profile(60)
+    def check(
+        lists: dict[str, tuple[str, bool]],
+        delivered: dict[str, tuple[str, bool, int, bool]],
+        leavers: set[str],
+        is_resend: bool,
+    ) -> None:
+        clear(tables)
+        for is_of_batch in (False, True):
+            made = [(user, content) for user, (content, of_batch) in lists.items() if of_batch == is_of_batch]
+            recommend(tables, made, batch_id=BATCH if is_of_batch else BATCH - 1)
+        for user, (content, is_tombstone, micros, is_old) in delivered.items():
+            moment = REFRESH_BEFORE + timedelta(microseconds=-micros if is_old else micros)
+            deliver(tables, [(user, content, is_tombstone)], delivered_at=moment)
+        erase(tables, *leavers)
+
+        expected = {}
+        for user, (content, of_batch) in lists.items():
+            held, is_tombstone, micros, is_old = delivered.get(user, (None, False, 0, False))
+            if (of_batch or is_resend) and (held is None or held != content or (is_old and micros > 0)):
+                expected[user] = (content, BATCH if of_batch else BATCH - 1, held is not None and not is_tombstone)
+        found = {
+            user: (row["content_hash"], row["version"], row["is_delivered"])
+            for user, row in changed(tables, is_resend=is_resend).items()
+        }
+        assert found == expected
+        assert erased(tables) == sorted(
+            user for user in leavers if user in delivered and not delivered[user][1] and user not in lists
+        )
+
+    check()
 
 
 def test_an_unchanged_list_is_not_sent_again(fresh_tables: Tables) -> None:

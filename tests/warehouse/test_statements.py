@@ -8,44 +8,16 @@ from typing import Any
 
 import duckdb
 import jinja2
-import jinja2.meta
 import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from kurashiru_pipeline.errors import KurashiruError
-from kurashiru_pipeline.warehouse import ducklake, statements
-from kurashiru_pipeline.warehouse.statements import SQL_FOLDER, literal, render
+from kurashiru_pipeline.warehouse import ducklake, snowflake, statements
+from kurashiru_pipeline.warehouse.statements import SQL_FOLDER, Variable, array_columns, literal, render
+from tests.warehouse.scripts import COMMON, SNOWFLAKE, parameters_of, source_of
 from tests.warehouse.small_lake import Lake
-
-SCRIPTS = sorted(path.stem for path in SQL_FOLDER.glob("*.sql"))
-
-MOMENT = datetime(2026, 11, 23, 9, 30)
-
-
-def source_of(script: str) -> str:
-    return (SQL_FOLDER / f"{script}.sql").read_text(encoding="utf-8")
-
-
-def parameters_of(script: str) -> dict[str, Any]:
-    """What a script must be given, with values of a type that its names tell."""
-    syntax = jinja2.Environment().parse((SQL_FOLDER / "macros" / "ducklake.sql").read_text() + source_of(script))
-    names = jinja2.meta.find_undeclared_variables(syntax) - {"fields", "engine", "stream"}
-    return {name: value_of(name) for name in names}
-
-
-def value_of(name: str) -> Any:
-    if name == "action_weights":
-        return {"recipe_view": 0.5, "recipe_cooked": 3.0}
-    if name in ducklake._CONTRACT:
-        return ducklake._CONTRACT[name]
-    if name.endswith(("_at", "_before", "_since", "duplicates_from")):
-        return MOMENT
-    if name.endswith(("_names", "_ids")):
-        return ["search", "recipe_view"]
-    return name.startswith("is_") or 1
-
 
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\\\0"), max_size=40)
 scalars = st.one_of(
@@ -116,9 +88,15 @@ def test_what_has_no_safe_literal_is_refused(value: Any, error: type[Exception],
         literal(value)
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_every_script_renders_to_uniquely_named_statements(script: str) -> None:
-    rendered = render(script, engine="ducklake", stream=str, parameters=parameters_of(script))
+@pytest.mark.parametrize(
+    ("script", "engine"),
+    [
+        *((script, engine) for script in COMMON for engine in ("ducklake", "snowflake")),
+        *((s, "snowflake") for s in SNOWFLAKE),
+    ],
+)
+def test_every_script_renders_to_uniquely_named_statements(script: str, engine: str) -> None:
+    rendered = render(script, engine=engine, stream=str, parameters=parameters_of(script))
     names = [statement.name for statement in rendered]
     assert names
     assert len(names) == len(set(names))
@@ -128,16 +106,20 @@ def test_every_script_renders_to_uniquely_named_statements(script: str) -> None:
     for statement in rendered:
         assert statement.sql
         assert not re.search(r"\{\{|\{%|;\s*$", statement.sql)
-        assert len(duckdb.extract_statements(statement.sql)) == 1
+        lines = [line for line in statement.sql.splitlines() if not line.lstrip().startswith("--")]
+        assert ";" not in "".join(lines), "one statement, and nothing after it"
+        assert lines[-1] == statement.sql.splitlines()[-1], "a comment after a statement belongs to the next"
+        if engine == "ducklake":
+            assert len(duckdb.extract_statements(statement.sql)) == 1
 
 
-@pytest.mark.parametrize("script", [script for script in SCRIPTS if parameters_of(script)])
+@pytest.mark.parametrize("script", [script for script in COMMON + SNOWFLAKE if parameters_of(script)])
 def test_every_parameter_of_a_script_must_be_given(script: str) -> None:
     given = parameters_of(script)
     for missing in given:
         rest = {name: value for name, value in given.items() if name != missing}
         with pytest.raises(jinja2.UndefinedError, match=missing):
-            render(script, engine="ducklake", stream=str, parameters=rest)
+            render(script, engine="snowflake", stream=str, parameters=rest)
 
 
 def test_an_unknown_script_or_engine_is_an_error() -> None:
@@ -154,32 +136,68 @@ def test_a_value_cannot_look_like_a_statement() -> None:
     assert statement.sql.endswith(f"in ('{value}')")
 
 
-def test_the_stream_is_only_read_where_it_moves() -> None:
-    readers = [script for script in SCRIPTS if "stream(" in source_of(script)]
-    assert readers == ["stage_parse"]
-    with pytest.raises(KurashiruError, match="inside a transaction"):
-        render("stage_parse", engine="ducklake", stream=ducklake._no_stream, parameters=parameters_of("stage_parse"))
+def test_a_variable_is_written_by_its_name_and_only_where_it_stands() -> None:
+    [statement] = render(
+        "finish_stage",
+        engine="snowflake",
+        stream=str,
+        parameters={
+            "batch_id": Variable("batch_id"),
+            "stage": ":batch_id",
+            "finished_at": Variable("finished_at"),
+            "seconds": 0.5,
+            "row_count": Variable("staged_count"),
+        },
+    )
+    assert " ".join(statement.sql.split()) == (
+        "insert into ops.batch_stages select :batch_id as batch_id, ':batch_id' as stage, "
+        ":finished_at as finished_at, 0.5e0 as seconds, :staged_count as row_count"
+    )
+    with pytest.raises(TypeError, match="Variable has no SQL literal"):
+        literal(Variable("batch_id"))  # type: ignore[arg-type]
 
 
-def test_macros_are_all_used() -> None:
-    macros = (SQL_FOLDER / "macros" / "ducklake.sql").read_text(encoding="utf-8")
-    scripts = "".join(map(source_of, SCRIPTS))
+def test_streams_are_only_read_where_they_move() -> None:
+    readers = {script for script in COMMON + SNOWFLAKE if "stream(" in source_of(script)}
+    assert readers == {
+        "stage_parse",
+        "snowflake/take_recipe_exports",
+        "snowflake/take_user_exports",
+        "snowflake/put_back_lines",  # by CHANGES, which moves nothing
+    }
+    for engine in (ducklake, snowflake):
+        with pytest.raises(KurashiruError, match="inside a transaction"):
+            render("stage_parse", engine="ducklake", stream=engine._no_stream, parameters=parameters_of("stage_parse"))
+
+
+@pytest.mark.parametrize(("engine", "scripts"), [("ducklake", COMMON), ("snowflake", COMMON + SNOWFLAKE)])
+def test_macros_are_all_used(engine: str, scripts: list[str]) -> None:
+    macros = (SQL_FOLDER / "macros" / f"{engine}.sql").read_text(encoding="utf-8")
+    text = "".join(map(source_of, scripts))
     for name in re.findall(r"macro (\w+)\(", macros):
-        assert f"{name}(" in scripts, name
+        assert f"{name}(" in text, name
 
 
 def test_scripts_are_all_used() -> None:
     package = statements.SQL_FOLDER.parent
     code = "".join(path.read_text(encoding="utf-8") for path in package.rglob("*.py"))
-    for script in SCRIPTS:
+    for script in COMMON + SNOWFLAKE:
         assert f'"{script}"' in code, script
 
 
+def test_arrays_are_those_of_the_schema() -> None:
+    arrays = array_columns()
+    assert arrays["recipe_ids"] == "varchar"
+    assert arrays["scores"] == "double"
+    declared = re.findall(r"(\w+) \{\{ array_type\('(\w+)'\)", source_of("schema"))
+    assert dict(declared) == arrays
+    assert len(set(declared)) == len(arrays), "one name, one type of elements"
+
+
 def test_queries_run_on_an_empty_lake(lake: Lake) -> None:
-    queries = [script for script in SCRIPTS if re.search(r"^(select|with)\b", source_of(script), re.MULTILINE)]
+    queries = [script for script in COMMON if re.search(r"^(select|with)\b", source_of(script), re.MULTILINE)]
     queries = [script for script in queries if "insert into" not in source_of(script)]
     queries.remove("stage_summary")  # it reads a work table
     assert len(queries) > 10
     for script in queries:
-        needed = parameters_of(script).keys() - ducklake._CONTRACT.keys()
-        assert lake.warehouse.fetch(script, **{name: value_of(name) for name in needed}).num_columns > 0
+        assert lake.warehouse.fetch(script, **parameters_of(script)).num_columns > 0

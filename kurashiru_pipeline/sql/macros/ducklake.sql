@@ -4,11 +4,15 @@
 {%- macro uuid_type() %}uuid{% endmacro -%}
 {%- macro byte_length(text) %}strlen({{ text }}){% endmacro -%}
 {%- macro matches(text, pattern) %}regexp_full_match({{ text }}, {{ pattern }}){% endmacro -%}
-{%- macro is_json(text) %}json_valid({{ text }}){% endmacro -%}
-{%- macro is_json_object(text) %}(json_type({{ text }}) = 'OBJECT'){% endmacro -%}
-{#- All fields in one reading of the document: a list of JSON values, in the order of `fields`. -#}
-{%- macro parse_document(text) -%}
-json_extract({{ text }}, [{% for field in fields %}'$.{{ field }}'{{ ', ' if not loop.last }}{% endfor %}])
+{#- The JSON value a text holds, or null: whoever reads on can meet nothing but JSON. U+FFFD marks bytes that were no
+    UTF-8: Snowflake reads them so, and JSON they are on neither engine. -#}
+{%- macro json_or_null(text) -%}
+case when json_valid({{ text }}) and not contains({{ text }}, '�') then {{ text }} end
+{%- endmacro -%}
+{%- macro is_json_object(value) %}json_type({{ value }}) = 'OBJECT'{% endmacro -%}
+{#- All fields of a JSON object in one reading: a list of JSON values, in the order of `fields`. -#}
+{%- macro document(value) -%}
+json_extract({{ value }}, [{% for field in fields %}'$.{{ field }}'{{ ', ' if not loop.last }}{% endfor %}])
 {%- endmacro -%}
 {#- A field that must be a JSON string: its text, or null when absent or of another type. -#}
 {%- macro document_text(document, field) -%}

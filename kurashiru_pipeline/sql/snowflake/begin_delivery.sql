@@ -24,7 +24,8 @@ select
                 'generated_at', date_part(epoch_second, changed.generated_at),
                 'expires_at', {{ expires_at }}
             )
-        else object_construct(
+        else
+            object_construct(
                 'deleted', true, 'algorithm', 'none', 'generated_at', {{ generated_at }}, 'expires_at', {{ expires_at }}
             )
     end as recommendation,

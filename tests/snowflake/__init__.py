@@ -1,0 +1,1 @@
+"""A Snowflake account that stands in for the real one in tests (README.md beside this file)."""
