@@ -8,11 +8,11 @@ import dataclasses
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
@@ -21,6 +21,9 @@ from rich.table import Table
 
 from kurashiru_pipeline.environment import Settings
 from kurashiru_pipeline.errors import KurashiruError
+
+if TYPE_CHECKING:
+    from kurashiru_pipeline.deployment.scripts import Script
 
 OUT = Console()
 ERR = Console(stderr=True)
@@ -103,10 +106,14 @@ def down() -> None:
 @cli.command()
 @json_option
 def doctor(as_json: bool) -> None:
-    """Check the set-up and say how to mend each finding."""
-    from kurashiru_pipeline.local.doctor import checks
+    """Check the set-up, or the live account where the engine is Snowflake, and say how to mend each finding."""
+    settings = Settings.load()
+    if settings.text("KURASHIRU_ENGINE") == "snowflake":
+        from kurashiru_pipeline.deployment.doctor import checks
+    else:
+        from kurashiru_pipeline.local.doctor import checks
 
-    findings = checks(Settings.load())
+    findings = checks(settings)
     if as_json:
         _print_json([dataclasses.asdict(finding) for finding in findings])
     else:
@@ -117,6 +124,109 @@ def doctor(as_json: bool) -> None:
                 OUT.print(f"     mend: {finding.mend}", highlight=False, soft_wrap=True)
     if not all(finding.ok for finding in findings):
         sys.exit(1)
+
+
+@cli.group()
+def deploy() -> None:
+    """Make what the pipeline needs in a Snowflake and an AWS account (docs/production.md)."""
+
+
+_connection_option = click.option(
+    "--connection", help="Log in with this entry of the connector's connections.toml [the settings' user and key]."
+)
+
+
+@deploy.command("snowflake")
+@click.option("--bootstrap", is_flag=True, help="The one-time part: roles, warehouses, users, integrations.")
+@click.option("--again", is_flag=True, help="Run every statement again, to put back objects or grants that are gone.")
+@click.option("--dry-run", is_flag=True, help="Print what would run, and run nothing. Works offline.")
+@_connection_option
+@json_option
+def deploy_snowflake(bootstrap: bool, again: bool, dry_run: bool, connection: str | None, as_json: bool) -> None:
+    """Bring the account to this version: tables, streams, stages, pipes, functions, grants. May be run again.
+
+    --bootstrap comes before it, once, in the login of an account administrator: --connection NAME, or --dry-run and
+    paste the output into a worksheet.
+    """
+    from kurashiru_pipeline.deployment import scripts
+
+    settings = Settings.load()
+    if dry_run:
+        _print_scripts(scripts.planned(settings, is_bootstrap=bootstrap), as_json=as_json)
+        return
+    if bootstrap and connection is None:
+        message = "--bootstrap needs --connection NAME, a login that may use ACCOUNTADMIN; or --dry-run to print it"
+        raise click.UsageError(message)
+    from kurashiru_pipeline.deployment.snowflake import apply_again, apply_bootstrap, apply_migrations
+
+    say = (lambda _: None) if as_json else _say
+    if bootstrap and connection is not None:
+        trust = apply_bootstrap(settings, connection, say)
+        if as_json:
+            _print_json(trust)
+        else:
+            _print_pairs("for the second pass of the AWS stack", trust)
+        return
+    if again:
+        count = apply_again(settings, connection, say)
+        if as_json:
+            _print_json({"statements": count})
+        else:
+            OUT.print(f"{count} statements run")
+        return
+    deployed = apply_migrations(settings, connection, say)
+    if as_json:
+        _print_json(dataclasses.asdict(deployed))
+        return
+    for name in deployed.drifted:
+        OUT.print(
+            f"[yellow]changed since it ran[/]: {name}. A migration runs once: put the file back, and add a new one "
+            "(or a setting it names has changed since)",
+            soft_wrap=True,
+        )
+    OUT.print(f"{len(deployed.applied)} scripts applied, {deployed.skipped_count} were applied before")
+
+
+@deploy.command("functions")
+def deploy_functions() -> None:
+    """Make the kernel's functions in Snowflake with this version's code and the model in service.
+
+    Promoting a model does it as well; by hand it is for new code, and for the time before the first model.
+    """
+    from kurashiru_pipeline.deployment import scripts
+
+    settings = Settings.load()
+    scripts.names(settings)  # an environment without Snowflake ends here, before seconds of imports
+    from kurashiru_pipeline.analytics.snowflake import deploy_functions as make
+
+    version = make(settings)
+    OUT.print(f"functions made; model in service: {version or 'none yet (popular, fresh and diverse)'}")
+
+
+@deploy.command("aws")
+@click.option("--code-bucket", required=True, help="Bucket of the region for the function's code; it has to exist.")
+@click.option(
+    "--trust",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Second pass: what `kurashiru deploy snowflake --bootstrap --json` printed.",
+)
+@click.option("--dry-run", is_flag=True, help="Print the commands of the AWS CLI, and run none.")
+def deploy_aws(code_bucket: str, trust: Path | None, dry_run: bool) -> None:
+    """Make or change the AWS stack with the AWS CLI: bucket, Firehose, notifications, table, function, API.
+
+    It takes two passes, since each side has to trust the other: the stack, Snowflake's bootstrap, the stack again with
+    --trust.
+    """
+    import shlex
+
+    from kurashiru_pipeline.deployment import aws
+
+    planned = aws.commands(Settings.load(), code_bucket, aws.read_trust(trust))
+    if dry_run:
+        for command in planned:
+            click.echo(shlex.join(command))
+        return
+    aws.run(planned, _say)
 
 
 @cli.command()
@@ -261,7 +371,7 @@ def status(as_json: bool) -> None:
     OUT.print(f"freshness (landed -> readable): p50 {shown['p50']}, p95 {shown['p95']}")
     for stream in document["streams"]:
         state = "[red]stale[/]" if stream["stale"] else ("has data" if stream["has_data"] else "empty")
-        OUT.print(f"stream {stream['name']}: {state} (offset {stream['offset']})")
+        OUT.print(f"stream {stream['name']}: {state}{_stream_place(stream)}")
     OUT.print(f"pending: {document['pending'] or 'nothing'}")
     OUT.print(f"model: {document['model_version'] or 'none yet (popular, fresh and diverse)'}")
     for process in processes:
@@ -307,14 +417,13 @@ def serve(host: str, port: int) -> None:
 @click.argument("name")
 def reset_stream(name: str) -> None:
     """Mend a stale stream: put its unread rows back in front of it."""
-    from kurashiru_pipeline.catalog import STREAMS
     from kurashiru_pipeline.warehouse import open_warehouse
 
-    known = {stream.name: stream for stream in STREAMS}
-    if name not in known:
-        message = f"no stream {name!r}; there are: {', '.join(known)}"
-        raise click.BadParameter(message)
     with open_warehouse(Settings.load(), on_wait=_say_waiting) as warehouse:
+        known = {stream.name: stream for stream in warehouse.streams}
+        if name not in known:
+            message = f"no stream {name!r}; there are: {', '.join(known)}"
+            raise click.BadParameter(message)
         count = warehouse.reset_stream(known[name]) if warehouse.stream_status(known[name]).is_stale else None
     if count is None:
         OUT.print(f"stream {name} is not stale; nothing changed")
@@ -392,6 +501,25 @@ def _spinner(*, is_shown: bool) -> Iterator[Callable[[str], None]]:
     with Progress(*columns, console=ERR, transient=True, disable=not is_shown) as progress:
         task = progress.add_task("opening the lake")
         yield lambda text: progress.update(task, description=text)
+
+
+def _stream_place(stream: Mapping[str, Any]) -> str:
+    """Where its reader stands, as far as the engine tells: an offset, or the time at which it turns stale."""
+    known = [
+        f"{title} {stream[name]}"
+        for name, title in (("offset", "offset"), ("stale_after", "stale after"))
+        if stream.get(name) is not None
+    ]
+    return f" ({', '.join(known)})" if known else ""
+
+
+def _print_scripts(planned: list["Script"], *, as_json: bool) -> None:
+    """SQL as it is, without colours or wrapping: it is pasted or compared."""
+    if as_json:
+        _print_json([{"file": script.file, "statements": script.statements} for script in planned])
+        return
+    for script in planned:
+        click.echo(f"-- {script.file}\n{script.sql}\n")
 
 
 def _say(line: str) -> None:

@@ -1,5 +1,7 @@
 """Shared fixtures: settings in a temporary home, an emulated DynamoDB on loopback, a pipeline over both."""
 
+import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,6 +13,8 @@ from kurashiru_pipeline.realtime.micro_batch import MicroBatchPipeline
 from kurashiru_pipeline.serving.dynamodb import RecommendationTable
 from kurashiru_pipeline.warehouse import open_warehouse
 from tests.engines import SNOWFLAKE, Accounts, make_template
+
+_ENGINE = re.compile(r"\[(?P<engine>ducklake|snowflake)\b")
 
 
 @pytest.fixture(scope="session")
@@ -88,3 +92,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "analytics" in item.path.parts:
             item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Which engine the pipeline's tests ran on."""
+    outcomes = Counter(
+        (match["engine"], outcome)
+        for outcome in ("passed", "failed", "error")
+        for report in terminalreporter.getreports(outcome)
+        if (
+            match := re.match(
+                r"tests/(pipeline|realtime|warehouse)/.*\[(?P<engine>ducklake|snowflake)\b", report.nodeid
+            )
+        )
+    )
+    for (engine, outcome), count in sorted(outcomes.items()):
+        where = "Snowflake's stand-in" if engine == "snowflake" else "DuckLake"
+        terminalreporter.write_line(f"tests that run on both engines, on {where}: {count} {outcome}")

@@ -7,7 +7,7 @@ Not here: the quality of the data (asset checks), or mending.
 import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from importlib import metadata
 from pathlib import Path
@@ -19,6 +19,7 @@ from packaging.specifiers import SpecifierSet
 from kurashiru_pipeline.core.artifact import load_promoted
 from kurashiru_pipeline.environment import PROJECT_ROOT, Settings
 from kurashiru_pipeline.errors import KurashiruError
+from kurashiru_pipeline.findings import Check, Finding, examine
 from kurashiru_pipeline.local.processes import ProcessGroup, answers, require_free_port
 from kurashiru_pipeline.local.stack import AWS, DAGSTER, Service
 from kurashiru_pipeline.warehouse.ducklake import attach, connect
@@ -28,37 +29,14 @@ _EARLIEST_NOW = datetime(2026, 1, 1, tzinfo=UTC)
 _CLOCK_TOLERANCE = timedelta(minutes=5)
 
 
-@dataclass(frozen=True)
-class Finding:
-    """Outcome of one check; `mend` is the command to type when it is not ok."""
-
-    name: str
-    ok: bool
-    detail: str
-    mend: str | None
-
-
-@dataclass(frozen=True)
-class _Check:
-    name: str
-    look: Callable[[Settings], str]  # what was found; raises a KurashiruError when it is not as it should be
-    mend: str
-
-
 def checks(settings: Settings) -> list[Finding]:
     """Look at everything, however much is broken."""
-    findings = []
-    for check in _CHECKS:
-        try:
-            findings.append(Finding(check.name, True, check.look(settings), None))
-        except KurashiruError as error:
-            mend = check.mend.format(
-                home=settings.home,
-                lake=settings.folder("KURASHIRU_LAKE"),
-                models=settings.folder("KURASHIRU_MODELS"),
-            )
-            findings.append(Finding(check.name, False, str(error), mend))
-    return findings
+    places = {
+        "home": settings.home,
+        "lake": settings.folder("KURASHIRU_LAKE"),
+        "models": settings.folder("KURASHIRU_MODELS"),
+    }
+    return examine(settings, [replace(check, mend=check.mend.format(**places)) for check in _CHECKS])
 
 
 def _python(settings: Settings) -> str:
@@ -88,9 +66,7 @@ def _packages(settings: Settings) -> str:
 
 
 def _settings(settings: Settings) -> str:
-    for variable, value, _ in settings.rows():
-        if value == "(must be set)":
-            settings.text(variable)  # raises the error that explains it
+    settings.check()
     return f"complete for environment {settings.environment}"
 
 
@@ -212,20 +188,20 @@ def _service(service: Service) -> Callable[[Settings], str]:
 
 
 _CHECKS = (
-    _Check("python", _python, "make clean setup PYTHON=python3.12"),
-    _Check("packages", _packages, "make setup"),
-    _Check("settings", _settings, "kurashiru env"),
-    _Check("home folder", _home, "export KURASHIRU_HOME=<a folder of your own>"),
-    _Check("disk space", _disk, "export KURASHIRU_HOME=<a folder on a larger disk>"),
-    _Check("clock", _clock, "set the system clock"),
-    _Check("duckdb", _duckdb, "kurashiru prepare"),
-    _Check("landing folder", _landing, "export KURASHIRU_LANDING=<a folder you can read>"),
-    _Check("realtime lake", _lake("realtime"), "mv {lake} {lake}.broken && kurashiru drain"),
-    _Check("analytics lake", _lake("analytics"), "mv {lake}/analytics {lake}/analytics.broken"),
-    _Check("dbt manifest", _manifest, "kurashiru prepare"),
-    _Check("model", _model, "rm {models}/promoted.json"),
-    _Check("emulated AWS", _service(AWS), "kurashiru down && kurashiru up"),
-    _Check("dagster", _service(DAGSTER), "kurashiru down && kurashiru up"),
+    Check("python", _python, "make clean setup PYTHON=python3.12"),
+    Check("packages", _packages, "make setup"),
+    Check("settings", _settings, "kurashiru env"),
+    Check("home folder", _home, "export KURASHIRU_HOME=<a folder of your own>"),
+    Check("disk space", _disk, "export KURASHIRU_HOME=<a folder on a larger disk>"),
+    Check("clock", _clock, "set the system clock"),
+    Check("duckdb", _duckdb, "kurashiru prepare"),
+    Check("landing folder", _landing, "export KURASHIRU_LANDING=<a folder you can read>"),
+    Check("realtime lake", _lake("realtime"), "mv {lake} {lake}.broken && kurashiru drain"),
+    Check("analytics lake", _lake("analytics"), "mv {lake}/analytics {lake}/analytics.broken"),
+    Check("dbt manifest", _manifest, "kurashiru prepare"),
+    Check("model", _model, "rm {models}/promoted.json"),
+    Check("emulated AWS", _service(AWS), "kurashiru down && kurashiru up"),
+    Check("dagster", _service(DAGSTER), "kurashiru down && kurashiru up"),
 )
 
 

@@ -52,7 +52,6 @@ class Kernel(ABC):
     def lists(self, batch: MicroBatch) -> Computed:
         """Lists of these users, and of users without one of their own; read popularity as it is now."""
 
-
     @abstractmethod
     def version(self) -> str | None:
         """Version of the model in service; None before the first promotion."""

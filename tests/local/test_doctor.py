@@ -118,10 +118,6 @@ def damaged_model_pointer(settings: Settings, project: Path) -> Settings:
     return settings
 
 
-def no_number_for_a_port(settings: Settings, project: Path) -> Settings:
-    return changed(settings, KURASHIRU_DAGSTER_PORT="three thousand")
-
-
 @pytest.mark.parametrize(
     ("spoil", "expected"),
     [
@@ -134,7 +130,6 @@ def no_number_for_a_port(settings: Settings, project: Path) -> Settings:
         (no_manifest, ("dbt manifest", "manifest.json is missing", "kurashiru prepare")),
         (old_manifest, ("dbt manifest", "older than dim_recipes.sql", "kurashiru prepare")),
         (damaged_model_pointer, ("model", "promoted.json", "rm .*/promoted.json")),
-        (no_number_for_a_port, ("dagster", "must be a whole number", "kurashiru up")),
     ],
 )
 def test_what_is_broken_is_found_with_the_command_that_mends_it(
@@ -167,6 +162,14 @@ def test_missing_settings_of_production_are_named(settings: Settings, project: P
 
     assert not found["settings"].ok
     assert "export KURASHIRU_LANDING=s3://" in found["settings"].detail
+
+
+def test_a_setting_of_the_wrong_form_is_named_with_an_example(settings: Settings, project: Path) -> None:
+    found = findings(changed(settings, KURASHIRU_DAGSTER_PORT="three thousand"))
+
+    assert not found["settings"].ok
+    assert "export KURASHIRU_DAGSTER_PORT=3000" in found["settings"].detail
+    assert not found["dagster"].ok
 
 
 def test_a_port_taken_by_a_stranger_is_found(settings: Settings, project: Path) -> None:

@@ -78,6 +78,7 @@ ENTRIES = {
             "snowflake/export_work_tables",
             "snowflake/forget_deliveries",
             "snowflake/kernel_work_tables",
+            "snowflake/promoted_version",
             "snowflake/put_back_work_tables",
             "snowflake/record_deliveries",
             "snowflake/unload_inputs",
