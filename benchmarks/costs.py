@@ -48,9 +48,9 @@ class Design:
 
     interval_seconds: float = 60.0
     poll_seconds: float = 10.0
-    queries: int = 63
-    metadata_statements: int = 29
-    statements_a_look: int = 2
+    queries: int = 73
+    metadata_statements: int = 33
+    statements_a_look: int = 3
     seconds_a_query: float = 0.4
     events_a_second: float = 80_000.0
     writes_a_second: float = 4_000.0

@@ -12,6 +12,7 @@ from kurashiru_pipeline.environment import PROJECT_ROOT, SETTINGS
 from kurashiru_pipeline.local import landing
 from kurashiru_pipeline.local.catalogue import AUTHOR_TYPES, VALUE_TAGS
 from kurashiru_pipeline.realtime import lookup
+from kurashiru_pipeline.serving.dynamodb import Outcome
 from kurashiru_pipeline.warehouse import ducklake
 
 CONTRACTS = (PROJECT_ROOT / "docs" / "contracts.md").read_text(encoding="utf-8")
@@ -132,3 +133,10 @@ def test_names_of_landed_files() -> None:
         assert re.search(rf"{kind}/\S* ?\S*\.parquet", layout)
         assert re.fullmatch(rf"{kind}/[^/]+\.parquet", landing.export_key(kind, NOW, IDENTITY))
     assert landing.MANIFEST in layout
+
+
+def test_answers_of_a_delivery_call() -> None:
+    assert table("Delivery call", "status").keys() == set(Outcome)
+    sent = (PROJECT_ROOT / "kurashiru_pipeline/sql/snowflake/begin_delivery.sql").read_text(encoding="utf-8")
+    members = set(re.findall(r"'(\w+)'", re.sub(r"{{.*?}}", "", sent))) - {"none"}
+    assert table("Delivery call", "field").keys() == members
