@@ -5,11 +5,12 @@ Not here: what is written under it. The embedded engine has a file lock instead 
 a lease has to run out, and a holder that is slow must not write any more once another has taken over.
 """
 
+import logging
 import time
 from collections.abc import Callable
 from typing import Any, Final
 
-from kurashiru_pipeline.errors import ConfigurationError, TransientError
+from kurashiru_pipeline.errors import ConfigurationError, KurashiruError, TransientError
 from kurashiru_pipeline.warehouse.snowflake_session import LockedError, Session
 from kurashiru_pipeline.warehouse.statements import literal
 
@@ -18,6 +19,8 @@ _NAME: Final = "realtime"
 _WAIT_SECONDS: Final = 600.0
 _LOOK_SECONDS: Final = 2.0
 _WORKING: Final = frozenset({"RUNNING", "QUEUED", "BLOCKED", "RESUMING_WAREHOUSE"})
+
+logger = logging.getLogger(__name__)
 
 
 class WriterLease:
@@ -113,6 +116,7 @@ class WriterLease:
         """Write ourselves into the row as it was seen; False if somebody else was faster."""
         if held["holder"] is not None:
             self._abort_transactions(held["session_id"])
+            self._end_session(held["session_id"])
         self._fence = int(held["fence"]) + 1
         try:
             return bool(
@@ -133,3 +137,15 @@ class WriterLease:
                 self._session.rows(
                     f"select system$abort_transaction({int(transaction['id'])})", name="lease.abort_transaction"
                 )
+
+    def _end_session(self, session_id: str) -> None:
+        """A holder that was only frozen must not go on when it wakes, without the transaction it was in.
+
+        Snowflake does not say who may do this to a session; where it is refused, the fence has to do.
+        """
+        from snowflake.connector.errors import Error  # noqa: PLC0415
+
+        try:
+            self._session.rows(f"select system$abort_session({int(session_id)})", name="lease.abort_session")
+        except (Error, KurashiruError) as error:
+            logger.warning("session %s of the writer before was not ended: %s", session_id, error)

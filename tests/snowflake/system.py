@@ -58,10 +58,20 @@ def _abort_transaction(session: Connection, number: str) -> str:
     raise errors.error(f"Transaction {number} not found.", 90230, "02000")
 
 
+def _abort_session(session: Connection, number: str) -> str:
+    for other in session.account.sessions():
+        if other.session_id == int(number):
+            other.duck.interrupt()
+            other.close()
+            return f"session [{number}] terminated."
+    raise errors.error(f"Session {number} does not exist.", 390111, "08003")
+
+
 _SYSTEM = {
     "SYSTEM$STREAM_HAS_DATA": _has_data,
     "SYSTEM$PIPE_STATUS": _pipe_status,
     "SYSTEM$ABORT_TRANSACTION": _abort_transaction,
+    "SYSTEM$ABORT_SESSION": _abort_session,
 }
 _CONTEXT: dict[type[exp.Expression], Any] = {
     exp.CurrentSession: lambda session: str(session.session_id),

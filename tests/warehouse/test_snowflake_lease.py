@@ -12,6 +12,8 @@ import pytest
 from kurashiru_pipeline.errors import ConfigurationError, TransientError
 from kurashiru_pipeline.warehouse import open_warehouse, snowflake_lease
 from kurashiru_pipeline.warehouse.base import Transaction, Warehouse
+from tests.snowflake import errors
+from tests.snowflake.session import Connection
 from tests.warehouse.small_lake import SnowflakeTables
 
 pytestmark = pytest.mark.stand_in
@@ -115,11 +117,19 @@ def test_an_old_lease_of_a_holder_that_still_works_is_not_taken(
 
 
 def test_who_was_taken_over_commits_nothing(
-    tables: SnowflakeTables, open_writer: Open, monkeypatch: pytest.MonkeyPatch
+    tables: SnowflakeTables, open_writer: Open, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """The fence suffices, where a session may not be ended by another."""
     slow = open_writer(run_id="slow")
     grow_old(tables, monkeypatch)
+
+    def refuse(_: Connection, sql: str) -> None:
+        if "system$abort_session" in sql:
+            raise errors.error("Insufficient privileges to abort a session", 3001, "42501")
+
+    tables.account.answer_first.append(refuse)
     fast = open_writer(run_id="fast")
+    assert "was not ended" in caplog.text
     with pytest.raises(TransientError, match=r"another writer took over from .* run slow"):
         slow.transact(write)
     assert tables.count("ops.delivery_targets") == 0
@@ -127,6 +137,23 @@ def test_who_was_taken_over_commits_nothing(
     assert tables.count("ops.delivery_targets") == 1
     slow.close()
     assert lease(tables)["holder"].endswith("run fast"), "closing gives back nothing that is another's"
+
+
+def test_the_session_of_a_holder_that_was_taken_over_is_ended(
+    tables: SnowflakeTables, open_writer: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A holder that was frozen in the middle of a transaction cannot go on without it."""
+    slow = open_writer(run_id="slow")
+
+    def body(transaction: Transaction) -> None:
+        grow_old(tables, monkeypatch)
+        open_writer(run_id="fast")
+        write(transaction)
+
+    with pytest.raises(TransientError, match="the session with Snowflake has ended"):
+        slow.transact(body)
+    assert tables.count("ops.delivery_targets") == 0
+    assert slow.is_replaced()
 
 
 def test_a_transaction_left_open_is_aborted_and_writes_nothing(
@@ -150,7 +177,8 @@ def test_nobody_takes_over_between_renewal_and_commit(
 ) -> None:
     """The renewal locks the row: a rival that does not see the transaction cannot write itself in either."""
     first = open_writer(run_id="first")
-    monkeypatch.setattr(snowflake_lease.WriterLease, "_abort_transactions", lambda *_: None)
+    for name in ("_abort_transactions", "_end_session"):
+        monkeypatch.setattr(snowflake_lease.WriterLease, name, lambda *_: None)
     monkeypatch.setattr(snowflake_lease, "_WAIT_SECONDS", 0.1)
     monkeypatch.setattr(tables.account, "longest_lock_wait_seconds", 0.1)
 
