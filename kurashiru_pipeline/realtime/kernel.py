@@ -117,12 +117,24 @@ class WarehouseKernel(Kernel):
         self._settings = settings
 
     def profiles(self, batch: MicroBatch) -> Computed:
-        failed = self._compute(batch, "snowflake/compute_profiles", meaningful_event_names=MEANINGFUL_EVENT_NAMES)
+        failed = self._compute(
+            batch,
+            "snowflake/unload_recipes",
+            "snowflake/compute_profiles",
+            meaningful_event_names=MEANINGFUL_EVENT_NAMES,
+        )
         return Computed("snowflake/replace_profiles", failed=failed)
 
     def lists(self, batch: MicroBatch) -> Computed:
         length = self._settings.integer("KURASHIRU_LIST_LENGTH", minimum=1)
-        failed = self._compute(batch, "snowflake/compute_lists", default_user=DEFAULT_USER, list_length=length)
+        failed = self._compute(
+            batch,
+            "snowflake/unload_recipes",
+            "snowflake/unload_popularity",
+            "snowflake/compute_lists",
+            default_user=DEFAULT_USER,
+            list_length=length,
+        )
         [figures] = self._warehouse.fetch("snowflake/list_figures").to_pylist()
         return Computed("snowflake/replace_recommendations", figures=figures, failed=failed)
 
@@ -130,13 +142,15 @@ class WarehouseKernel(Kernel):
         promoted = self._warehouse.fetch("snowflake/promoted_version").to_pylist()
         return promoted[0]["version"] if promoted else None
 
-    def _compute(self, batch: MicroBatch, script: str, **parameters: Parameter) -> tuple[tuple[str, str], ...]:
-        """Into a work table, before the transaction that writes the result: it holds no lock meanwhile."""
+    def _compute(self, batch: MicroBatch, *scripts: str, **parameters: Parameter) -> tuple[tuple[str, str], ...]:
+        """Unload what the functions read, then compute into a work table, before the transaction that writes the
+        result: it holds no lock meanwhile.
+        """
 
         def body(transaction: Transaction) -> None:
-            transaction.run("snowflake/unload_inputs", batch_id=batch.batch_id)
             as_of = batch.watermark_at.isoformat()
-            transaction.run(script, batch_id=batch.batch_id, as_of=as_of, **parameters)
+            for script in scripts:
+                transaction.run(script, batch_id=batch.batch_id, as_of=as_of, **parameters)
 
         self._warehouse.transact(body, work_tables="snowflake/kernel_work_tables")
         errors = self._warehouse.fetch("snowflake/kernel_errors").to_pylist()

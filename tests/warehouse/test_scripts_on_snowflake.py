@@ -81,7 +81,8 @@ ENTRIES = {
             "snowflake/promoted_version",
             "snowflake/put_back_work_tables",
             "snowflake/record_deliveries",
-            "snowflake/unload_inputs",
+            "snowflake/unload_popularity",
+            "snowflake/unload_recipes",
         )
     },
     "collect": Entry("collect_work_tables"),

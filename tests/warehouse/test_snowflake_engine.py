@@ -358,7 +358,7 @@ def test_a_pipe_s_times_are_read_in_every_form(text: str | int, moment: datetime
 
 
 def unload(tables: SnowflakeTables, batch_id: int) -> None:
-    tables.run("snowflake/unload_inputs", batch_id=batch_id)
+    tables.run("snowflake/unload_recipes", batch_id=batch_id)
 
 
 def inputs(tables: SnowflakeTables) -> set[str]:
