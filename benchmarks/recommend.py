@@ -1,8 +1,9 @@
 """Users a second of the kernel, beside the sparse product at its heart.
 
-Run it from the project: `python -m benchmarks.recommend [--users N] [--json]`. People move within groups of 1,200
-recipes, so that 30 recent behaviours and 200 neighbours a recipe put forward over 1,000 distinct candidates a user.
-Calls are timed in turns, so that other work on the machine meets all of them, and the median is told.
+Run it from the project: `python -m benchmarks.recommend [--users N] [--trees N] [--json]`. People move within groups
+of 1,200 recipes, so that 30 recent behaviours and 200 neighbours a recipe put forward over 1,000 distinct candidates a
+user. The re-ranker has as many trees as --trees says, grown on the features of the shortlists themselves. Calls are
+timed in turns, so that other work on the machine meets all of them, and the median is told.
 """
 
 import argparse
@@ -12,32 +13,35 @@ import statistics
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import datetime, timedelta
 
+import lightgbm
 import numpy as np
 import pyarrow as pa
 
 from kurashiru_pipeline.core.artifact import ModelArtifact
 from kurashiru_pipeline.core.catalogue import Catalogue
 from kurashiru_pipeline.core.columns import csr
+from kurashiru_pipeline.core.model import FEATURES, feature_values
 from kurashiru_pipeline.core.profiles import build_profiles
-from kurashiru_pipeline.core.ranking import rank
-from kurashiru_pipeline.core.scoring import Recipes, Users
+from kurashiru_pipeline.core.ranking import Ranker, rank
 from kurashiru_pipeline.core.weights import load_weights
 
-GROUP, NEIGHBOURS, EVENTS, INGREDIENTS = 1200, 200, 30, 500
+GROUP, NEIGHBOURS, EVENTS, INGREDIENTS, AUTHORS = 1200, 200, 30, 500, 2000
 TAGS = np.array(["time_saving", "savings", "microwave", "weight_loss", "baby_food", "entertainment"])
 NOW = datetime(2026, 11, 23, 12)
 
 
 def recipes_table(count: int, random: np.random.Generator) -> pa.Table:
-    """Recipes with two tags and six ingredients each, published over two years, one in a hundred deleted."""
+    """Recipes with two tags, six ingredients and an author each, of two years, one in a hundred deleted."""
     age = random.integers(0, 730 * 86_400, count)
     return pa.table(
         {
             "recipe_id": recipe_names(np.arange(count)),
             "value_tags": list(TAGS[random.integers(0, len(TAGS), (count, 2))]),
             "ingredients": list(np.char.mod("ingredient %d", random.integers(0, INGREDIENTS, (count, 6)))),
+            "author_id": np.char.mod("author %d", random.integers(0, AUTHORS, count)).tolist(),
             "published_at": [NOW - timedelta(seconds=int(seconds)) for seconds in age],
             "is_deleted": random.random(count) < 0.01,
         }
@@ -56,7 +60,26 @@ def model(count: int, random: np.random.Generator) -> ModelArtifact:
     offsets = np.arange(0, count * NEIGHBOURS + 1, NEIGHBOURS)
     matrix = csr(random.random(count * NEIGHBOURS, dtype=np.float32), neighbours.ravel(), offsets, count)
     matrix.has_canonical_format = True
-    return ModelArtifact("benchmark", np.array(recipe_names(np.arange(count))), matrix, random.random(count))
+    return ModelArtifact(
+        version="benchmark",
+        recipe_ids=np.array(recipe_names(np.arange(count))),
+        neighbours=matrix,
+        popularity=random.random(count),
+        interactions=random.random(count),
+    )
+
+
+def reranker(ranker: Ranker, trees: int, random: np.random.Generator) -> str:
+    """A LightGBM model that orders the shortlists of the first users by their blend and chance."""
+    candidates = ranker.candidates(ranker.chunks()[0], with_parts=True)
+    shortlist = ranker.shortlist(candidates)
+    row, at = np.nonzero(shortlist.present)
+    column = shortlist.column[row, at]
+    values = feature_values(ranker.catalogue, ranker.recipes, candidates, ranker.weights, row, column)
+    label = values[:, FEATURES.index("blend")] + random.normal(0, 0.3, len(values))
+    data = lightgbm.Dataset(values, label, feature_name=list(FEATURES))
+    rules = {"objective": "regression", "num_leaves": 15, "feature_fraction": 0.7, "num_threads": 1, "verbose": -1}
+    return lightgbm.train(rules, data, trees).model_to_string()
 
 
 def behaviors_table(users: int, recipes: int, random: np.random.Generator) -> pa.Table:
@@ -91,7 +114,7 @@ def medians(repetitions: int, **calls: Callable[[], object]) -> dict[str, float]
     return {name: statistics.median(times) for name, times in taken.items()}
 
 
-def measure(user_count: int, recipe_count: int, repetitions: int) -> dict[str, float]:
+def measure(user_count: int, recipe_count: int, repetitions: int, trees: int) -> dict[str, float]:
     """All figures of one run."""
     random = np.random.default_rng(1)
     weights = load_weights()
@@ -103,7 +126,9 @@ def measure(user_count: int, recipe_count: int, repetitions: int) -> dict[str, f
     behaviors = behaviors_table(user_count, recipe_count, random)
     profiles = build_profiles(behaviors, catalogue, weights, NOW)
 
-    interest = Users.of(profiles, catalogue, Recipes.of(catalogue, live, artifact, weights, NOW), weights).interest
+    ranker = Ranker.of(profiles, catalogue, live, artifact, weights, NOW)
+    with_model = replace(artifact, model=reranker(ranker, trees, random))
+    interest = ranker.users.interest
     parts = [interest[at : at + 512] for at in range(0, user_count, 512)]
 
     def product() -> int:
@@ -113,6 +138,7 @@ def measure(user_count: int, recipe_count: int, repetitions: int) -> dict[str, f
     taken = medians(
         repetitions,
         rank=lambda: rank(profiles, catalogue, live, artifact, weights, NOW),
+        rank_with_model=lambda: rank(profiles, catalogue, live, with_model, weights, NOW),
         product=product,
         build_profiles=lambda: build_profiles(behaviors, catalogue, weights, NOW),
         catalogue=lambda: Catalogue.from_arrow(table),
@@ -122,6 +148,8 @@ def measure(user_count: int, recipe_count: int, repetitions: int) -> dict[str, f
         "recipes": recipe_count,
         "candidates_per_user": round(product() / user_count),
         "rank_users_per_second": round(user_count / taken["rank"]),
+        "rank_with_reranker_users_per_second": round(user_count / taken["rank_with_model"]),
+        "reranker_trees": trees,
         "product_alone_users_per_second": round(user_count / taken["product"]),
         "rank_time_by_product_time": round(taken["rank"] / taken["product"], 2),
         "build_profiles_users_per_second": round(user_count / taken["build_profiles"]),
@@ -134,14 +162,15 @@ def main() -> None:
     parser.add_argument("--users", type=int, default=20_000)
     parser.add_argument("--recipes", type=int, default=100_000)
     parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--trees", type=int, default=100)
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
-    figures = measure(given.users, given.recipes, given.repetitions)
+    figures = measure(given.users, given.recipes, given.repetitions, given.trees)
     if given.json:
         print(json.dumps(figures))
     else:
         for name, figure in figures.items():
-            print(f"{name.replace('_', ' '):34}{figure:>12,}")
+            print(f"{name.replace('_', ' '):36}{figure:>12,}")
 
 
 if __name__ == "__main__":

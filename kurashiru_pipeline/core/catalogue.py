@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from kurashiru_pipeline.core.columns import (
     Bools,
@@ -26,9 +27,7 @@ from kurashiru_pipeline.core.columns import (
     to_numpy,
     vocabulary,
 )
-
-MAIN_INGREDIENTS = 3
-"""How many of a recipe's ingredients, which come main one first, count as its main ones."""
+from kurashiru_pipeline.core.weights import MAIN_INGREDIENTS
 
 
 def plain(text: str) -> str:
@@ -38,10 +37,10 @@ def plain(text: str) -> str:
 
 @dataclass(frozen=True)
 class Catalogue:
-    """R recipes in the order of their ids, T tags and G ingredients in the order of their names.
+    """R recipes in the order of their ids, T tags, G ingredients and A authors in the order of their names.
 
     `primary` is a recipe's rarest tag among the living recipes (T without tags). Recipes with the same tags share a
-    pattern; `patterns` is (P, T), a row has length 1.
+    pattern; `patterns` is (P, T), a row has length 1. `author` is (R,), -1 for the unknown.
     """
 
     recipe_ids: Any
@@ -55,10 +54,12 @@ class Catalogue:
     patterns: Any
     ingredients: Any
     main_ingredients: Ints
+    authors: Any
+    author: Ints
 
     @classmethod
     def from_arrow(cls, recipes: pa.Table) -> "Catalogue":
-        """Index recipes: recipe_id, value_tags, ingredients, published_at, is_deleted; other columns are ignored.
+        """Index recipes: recipe_id, value_tags, ingredients, author_id, published_at, is_deleted; others are ignored.
 
         Raises:
             ValueError: a recipe_id occurs twice or is null.
@@ -84,6 +85,8 @@ class Catalogue:
         among = place < MAIN_INGREDIENTS
         main[rows[among], place[among]] = values[among]
 
+        writers = strings(recipes["author_id"])
+        authors = vocabulary(writers)
         return cls(
             recipe_ids=ids,
             alive=alive,
@@ -96,7 +99,18 @@ class Catalogue:
             patterns=patterns,
             ingredients=ingredients,
             main_ingredients=main,
+            authors=authors,
+            author=positions(writers, authors),
         )
+
+    @cached_property
+    def tag_bits(self) -> NDArray[np.uint64]:
+        """(words, R) the tags of each recipe as bits."""
+        bits = np.zeros((max(-(-len(self.tags) // 64), 1), len(self.recipe_ids)), np.uint64)
+        row = np.repeat(np.arange(len(self.recipe_ids)), np.diff(self.tag_offsets))
+        bit = np.uint64(1) << (self.tag_values % 64).astype(np.uint64)
+        np.bitwise_or.at(bits, (self.tag_values // 64, row), bit)
+        return bits
 
     def index_of(self, recipe_ids: Any) -> Ints:
         """(N,) position of each recipe id, -1 for the unknown."""

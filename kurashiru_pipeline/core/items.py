@@ -16,6 +16,8 @@ Item = dict[str, dict[str, str | bool]]
 
 KEY = "user_id"
 DEFAULT_USER = "#default"
+IMPERSONAL_PATTERN = "#default|#segment:[a-z_]{1,32}:[a-z_]{1,32}"
+"""Keys of lists for people without one of their own (segments.py says which there are)."""
 MARKER_USER = "#marker"
 MAX_ITEM_BYTES = 1024
 MAX_ANCHOR_CHARACTERS = 64
@@ -30,7 +32,8 @@ _CODE_OF_KIND = {
     "new": "n",
 }
 _KIND_OF_CODE = {code: kind for kind, code in _CODE_OF_KIND.items()}
-_POPULAR, _POPULAR_CODE = "popular", "p"
+_CODE_OF_PLAIN = {"popular": "p", "external": "x"}  # reasons that name nothing
+_PLAIN_OF_CODE = {code: reason for reason, code in _CODE_OF_PLAIN.items()}
 
 _EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - all times here are naive UTC
 _SECOND = timedelta(seconds=1)
@@ -76,10 +79,10 @@ def build_item(
     """Item of a ranked list, at most MAX_ITEM_BYTES: recipes that do not fit are dropped from the tail.
 
     Args:
-        user_id: key, of the form in the contract, or `#default`.
+        user_id: key, of the form in the contract, or that of a list for people without one.
         recipe_ids: ids in rank order, at least one.
         reasons: one for each recipe: `viewed:<id>`, `favorited:<id>`, `cooked:<id>`, `listed:<id>`,
-            `ingredient:<name>`, `taste:<tag>`, `new:<tag>` or `popular`. What follows the colon is cut
+            `ingredient:<name>`, `taste:<tag>`, `new:<tag>`, `external` or `popular`. What follows the colon is cut
             after MAX_ANCHOR_CHARACTERS.
         scores: one finite Python number for each recipe, kept to thousandths.
         algorithm: model version, or `popular`.
@@ -136,7 +139,7 @@ def build_item(
 def build_tombstone(
     user_id: str, *, algorithm: str, version: int, generated_at: datetime, expires_at: datetime
 ) -> Item:
-    """Item saying that the user has no list any more: readers serve `#default`. See `build_item`."""
+    """Item saying that the user has no list any more: readers fall back. See `build_item`."""
     return {
         KEY: {"S": user_id},
         "version": {"N": str(version)},
@@ -205,7 +208,7 @@ def supersedes(new_version: int, old_version: int) -> bool:
 def _encode_reasons(reasons: Iterable[str]) -> tuple[list[str], list[str]]:
     """Codes of the reasons, and their anchors in order of first use, escaped."""
     position: dict[str, int] = {}
-    code_of = {_POPULAR: _POPULAR_CODE}
+    code_of = dict(_CODE_OF_PLAIN)
     codes = []
     for reason in reasons:
         code = code_of.get(reason)
@@ -213,7 +216,8 @@ def _encode_reasons(reasons: Iterable[str]) -> tuple[list[str], list[str]]:
             kind, _, anchor = reason.partition(":")
             letter = _CODE_OF_KIND.get(kind)
             if letter is None or not anchor:
-                message = f"unknown reason {reason!r}; known: popular, {', '.join(_CODE_OF_KIND)} (with :...)"
+                known = f"{', '.join(_CODE_OF_PLAIN)}, {', '.join(_CODE_OF_KIND)} (with :...)"
+                message = f"unknown reason {reason!r}; known: {known}"
                 raise ValueError(message)
             index = position.setdefault(anchor[:MAX_ANCHOR_CHARACTERS], len(position))
             code = code_of[reason] = f"{letter}{index}"
@@ -246,8 +250,7 @@ def _entries(item: Item) -> Iterable[Entry]:
     anchors = [anchor.replace("%2C", ",").replace("%25", "%") for anchor in _text(item, "anchors").split(",")]
     columns = (_text(item, name).split(",") for name in ("recipe_ids", "reasons", "scores"))
     for recipe_id, code, score in zip(*columns, strict=True):
-        is_popular = code == _POPULAR_CODE
-        reason = _POPULAR if is_popular else f"{_KIND_OF_CODE[code[:1]]}:{anchors[int(code[1:])]}"
+        reason = _PLAIN_OF_CODE.get(code) or f"{_KIND_OF_CODE[code[:1]]}:{anchors[int(code[1:])]}"
         yield Entry(recipe_id, reason, int(score) / 1000)
 
 

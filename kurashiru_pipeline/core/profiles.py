@@ -1,6 +1,7 @@
 """Preprocess: what a user's recent behaviours say about the next recipe.
 
-Here: from behaviours of many users to one profile row a user (interest in recipes, cool-down, leftovers, tastes).
+Here: from behaviours and stated preferences of many users to one profile row a user (interest in recipes, cool-down,
+repeats, leftovers, tastes).
 Not here: which recipes to recommend for it (ranking.py), and which behaviours are remembered (the warehouse).
 """
 
@@ -15,6 +16,7 @@ import pyarrow.compute as pc
 from kurashiru_pipeline.core.catalogue import Catalogue
 from kurashiru_pipeline.core.columns import (
     MICROS_PER_DAY,
+    MICROS_PER_SECOND,
     Bools,
     Floats,
     Ints,
@@ -51,6 +53,9 @@ _FIELDS: list[Any] = [
     pa.field("recipe_weights", _NUMBERS),
     pa.field("recipe_actions", _TEXTS),
     pa.field("cooldowns", _NUMBERS),
+    pa.field("recipe_ages", _NUMBERS),
+    pa.field("recipe_counts", _NUMBERS),
+    pa.field("recipe_daytimes", _NUMBERS),
     pa.field("ingredients", _TEXTS),
     pa.field("ingredient_weights", _NUMBERS),
     pa.field("tastes", _TEXTS),
@@ -64,51 +69,72 @@ _VIEWED, _LIST, _FAVORITE, _COOKED, _UNFAVORITE, _SEARCH = range(6)
 _INGREDIENTS = pa.list_(pa.int64())
 
 
-def build_profiles(behaviors: pa.Table, catalogue: Catalogue, weights: Weights, as_of: datetime) -> pa.Table:
-    """Profiles of all users with a behaviour, in the order of their ids.
+def build_profiles(
+    behaviors: pa.Table,
+    catalogue: Catalogue,
+    weights: Weights,
+    as_of: datetime,
+    preferences: pa.Table | None = None,
+) -> pa.Table:
+    """Profiles of all users with a behaviour or a stated preference, in the order of their ids.
 
     A function of its arguments alone: neither the order of the rows nor the clock matters.
 
     Args:
         behaviors: user_id, event_id, event_name, recipe_id, detail (query of a search, ingredient of a shopping
-            list), occurred_at (UTC); one row a behaviour, at most some dozens a user.
+            list), occurred_at (UTC); one row a behaviour.
         catalogue: the recipes; a behaviour on a recipe it does not know still counts as interest in that recipe.
         weights: the rules.
         as_of: the moment the profile speaks of (UTC).
+        preferences: user_id, preferred_tags (list), one row a user: what users said of their taste.
 
     Returns:
         PROFILE_SCHEMA. `recipe_weights` sums action weight * 0.5^(weighted behaviours back / half-life) over the
-        newest `profile.length` weighted behaviours; older recipes follow with weight 0 for their `cooldowns`, the
-        factor 1 - 0.5^(age / half-life) of the last view or cooking. `ingredient_weights` fades from 1 to 0 within
-        the leftovers window. `taste_weights` sums to 1.
+        newest `profile.length` weighted behaviours; older recipes follow with weight 0, those of more and newer
+        behaviours first. Of each recipe: `cooldowns`, the factor 1 - 0.5^(age / half-life) of the last view or
+        cooking; `recipe_ages`, seconds since its newest weighted behaviour; `recipe_counts`, the sum of
+        0.5^(behaviours back / count half-life); `recipe_daytimes`, the sum of exp(-(hours between the times of day /
+        daytime_hours)^2). `ingredient_weights` fades from 1 to 0 within the leftovers window. `taste_weights` sums
+        to 1; stated tastes weigh together as much as `profile.stated_taste`.
     """
-    users = vocabulary(strings(behaviors["user_id"]))
+    stated = None if preferences is None else strings(preferences["user_id"])
+    users = vocabulary(_together(strings(behaviors["user_id"]), stated))
     user = positions(behaviors["user_id"], users)
     event = positions(behaviors["event_name"], _EVENTS)
-    time = column_micros(behaviors["occurred_at"])
-    age = np.maximum(micros(as_of) - time, 0) / MICROS_PER_DAY
+    age = np.maximum(micros(as_of) - column_micros(behaviors["occurred_at"]), 0)
     recipe_ids = vocabulary(strings(behaviors["recipe_id"]))
     recipe = positions(behaviors["recipe_id"], recipe_ids)
     in_catalogue = np.append(catalogue.index_of(recipe_ids), -1)
 
     rows = np.flatnonzero((recipe >= 0) & (event >= 0) & (event != _SEARCH))
-    rows = rows[_newest_first(user[rows], time[rows], take(strings(behaviors["event_id"]), rows))]
+    time = column_micros(behaviors["occurred_at"])[rows]
+    rows = rows[_newest_first(user[rows], time, take(strings(behaviors["event_id"]), rows))]
     rows = rows[_tells_interest(event[rows], user[rows] * max(len(recipe_ids), 1) + recipe[rows], weights)]
     back = np.arange(len(rows)) - starts(np.bincount(user[rows], minlength=len(users)))[user[rows]]
     interest = np.where(back < weights.profile.length, _action_weights(weights)[event[rows]], 0.0)
 
+    days = age / MICROS_PER_DAY
     recipes = _Recipes.of(
         user[rows],
         recipe[rows],
         event[rows],
-        interest * 0.5 ** (back / weights.profile.half_life),
-        _cool_down(event[rows], age[rows], weights),
+        weight=interest * 0.5 ** (back / weights.profile.half_life),
+        cool_down=_cool_down(event[rows], days[rows], weights),
+        age=age[rows] / MICROS_PER_SECOND,
+        count=0.5 ** (back / weights.profile.count_half_life),
+        daytime=_daytime(days[rows], weights),
     )
     liked, tag = catalogue.tags_of(in_catalogue[recipe[rows]])
     likes = (interest * 0.5 ** (back / weights.profile.taste_half_life))[liked]
-    taste_user, taste, share = _tastes(user[rows][liked], tag, likes, len(catalogue.tags))
+    said_by, said, saying = _stated_tastes(preferences, users, catalogue, weights)
+    taste_user, taste, share = _tastes(
+        np.concatenate([user[rows][liked], said_by]),
+        np.concatenate([tag, said]),
+        np.concatenate([likes, saying]),
+        len(catalogue.tags),
+    )
 
-    windows = age * 24 / weights.profile.leftovers_hours
+    windows = days * 24 / weights.profile.leftovers_hours
     mention, ingredient = _mentions(behaviors["detail"], event, in_catalogue[recipe], windows < 1, catalogue)
     left_user, leftover, left = _leftovers(user[mention], ingredient, 1 - windows[mention])
 
@@ -120,12 +146,41 @@ def build_profiles(behaviors: pa.Table, catalogue: Catalogue, weights: Weights, 
         lists(recipes.user, size, recipes.weight),
         lists(recipes.user, size, take(ACTIONS, recipes.event)),
         lists(recipes.user, size, recipes.cool_down),
+        lists(recipes.user, size, recipes.age),
+        lists(recipes.user, size, recipes.count),
+        lists(recipes.user, size, recipes.daytime),
         lists(left_user, size, take(catalogue.ingredients, leftover)),
         lists(left_user, size, left),
         lists(taste_user, size, take(catalogue.tags, taste)),
         lists(taste_user, size, share),
     ]
     return pa.Table.from_arrays(columns, schema=PROFILE_SCHEMA)
+
+
+def _together(some: Any, others: Any) -> Any:
+    return some if others is None else pa.concat_arrays([some, others])
+
+
+def _daytime(days: Floats, weights: Weights) -> Floats:
+    """How near in time of day each behaviour was, 1 at the same time: exp(-(hours / daytime_hours)^2)."""
+    apart = days % 1
+    hours = 24 * np.minimum(apart, 1 - apart)
+    near: Floats = np.exp(-((hours / weights.profile.daytime_hours) ** 2))
+    return near
+
+
+def _stated_tastes(
+    preferences: pa.Table | None, users: Any, catalogue: Catalogue, weights: Weights
+) -> tuple[Ints, Ints, Floats]:
+    """(user, tag, weight) of what users said; unknown tags are left out, the rest share the weight evenly."""
+    nothing = np.zeros(0, np.int64)
+    if preferences is None:
+        return nothing, nothing, np.zeros(0)
+    row, tags = flatten(preferences["preferred_tags"])
+    tag = positions(tags, catalogue.tags)
+    row, tag = row[tag >= 0], tag[tag >= 0]
+    each = weights.profile.stated_taste / np.bincount(row, minlength=len(preferences))[row]
+    return positions(preferences["user_id"], users)[row], tag, each
 
 
 def _action_weights(weights: Weights) -> Floats:
@@ -163,24 +218,54 @@ def _tells_interest(event: Ints, pair: Ints, weights: Weights) -> Bools:
 
 @dataclass(frozen=True)
 class _Recipes:
-    """One entry a user and recipe, strongest first: summed weight, lowest cool-down, the event that weighs most."""
+    """One entry a user and recipe, strongest first, then most counted: sums of weight, count and daytime, lowest
+    cool-down and age, the event that weighs most."""
 
     user: Ints
     recipe: Ints
     event: Ints
     weight: Floats
     cool_down: Floats
+    age: Floats
+    count: Floats
+    daytime: Floats
 
     @classmethod
-    def of(cls, user: Ints, recipe: Ints, event: Ints, weight: Floats, cool_down: Floats) -> "_Recipes":
+    def of(
+        cls,
+        user: Ints,
+        recipe: Ints,
+        event: Ints,
+        *,
+        weight: Floats,
+        cool_down: Floats,
+        age: Floats,
+        count: Floats,
+        daytime: Floats,
+    ) -> "_Recipes":
         order = np.lexsort((-weight, recipe, user))
         first, group = _groups(user[order], recipe[order])
-        total: Floats = np.bincount(group, weights=weight[order], minlength=len(first)).astype(float)
-        lowest = np.minimum.reduceat(cool_down[order], first) if len(first) else cool_down
         entry = order[first]
-        by_weight = np.lexsort((recipe[entry], -total, user[entry]))
-        entry = entry[by_weight]
-        return cls(user[entry], recipe[entry], event[entry], total[by_weight], lowest[by_weight])
+
+        def total(values: Floats) -> Floats:
+            return np.bincount(group, weights=values[order], minlength=len(first)).astype(float)
+
+        def lowest(values: Floats) -> Floats:
+            return np.minimum.reduceat(values[order], first) if len(first) else values
+
+        sums, counts = total(weight), total(count)
+        best = np.lexsort((recipe[entry], -counts, -sums, user[entry]))
+        entry = entry[best]
+        return cls(
+            user[entry],
+            recipe[entry],
+            event[entry],
+            sums[best],
+            lowest(cool_down)[best],
+            lowest(age)[best],
+            counts[best],
+            total(daytime)[best],
+        )
 
 
 def _tastes(user: Ints, tag: Ints, weight: Floats, tag_count: int) -> tuple[Ints, Ints, Floats]:

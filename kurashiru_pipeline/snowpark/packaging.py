@@ -14,6 +14,7 @@ MODULE = "kurashiru_kernel"
 """Module and file name of the zip: a handler of a staged file is named <file>.<function>."""
 
 PACKAGES = (
+    "lightgbm>=4,<5",
     "numpy>=2,<3",
     "orjson>=3.9,<4",
     "pandas>=2.2,<4",

@@ -14,7 +14,14 @@ from tests.kitchen import NOW, catalogue, recipe, recipes_table
 
 words = st.lists(st.sampled_from("abcd"), max_size=3, unique=True).map(" ".join)
 some_recipes = st.lists(
-    st.builds(recipe, st.text("xyz", min_size=1, max_size=3), words, words, is_deleted=st.booleans()),
+    st.builds(
+        recipe,
+        st.text("xyz", min_size=1, max_size=3),
+        words,
+        words,
+        is_deleted=st.booleans(),
+        author=st.sampled_from([None, "ann", "bob"]),
+    ),
     max_size=12,
     unique_by=lambda row: row["recipe_id"],
 )
@@ -37,6 +44,21 @@ def test_it_tells_what_the_table_says(rows: list[dict]) -> None:
         assert np.linalg.norm(pattern) == pytest.approx(1 if row["value_tags"] else 0)
         main = [made.ingredients[item].as_py() for item in made.main_ingredients[at] if item >= 0]
         assert main == row["ingredients"][:MAIN_INGREDIENTS]
+        assert (made.authors[made.author[at]].as_py() if made.author[at] >= 0 else None) == row["author_id"]
+        bits = [
+            64 * word + bit
+            for word, bits in enumerate(made.tag_bits[:, at].tolist())
+            for bit in range(64)
+            if bits >> bit & 1
+        ]
+        assert [made.tags[tag].as_py() for tag in bits] == sorted(row["value_tags"])
+
+
+def test_tags_beyond_one_word_of_bits() -> None:
+    tags = [f"t{number:03d}" for number in range(150)]
+    made = catalogue(recipe("a", " ".join(tags)), recipe("b", "t000 t064 t149"))
+    assert np.bitwise_count(made.tag_bits).sum(axis=0).tolist() == [150, 3]
+    assert np.bitwise_count(made.tag_bits[:, 0] & made.tag_bits[:, 1]).sum() == 3
 
 
 def test_unknown_ids_have_no_position() -> None:
@@ -63,6 +85,7 @@ def test_nulls_are_nothing() -> None:
             "ingredients": pa.array([None, []], pa.list_(pa.string())),
             "published_at": pa.array([None, NOW], pa.timestamp("us")),
             "is_deleted": pa.array([None, False]),
+            "author_id": pa.nulls(2),
         }
     )
     made = Catalogue.from_arrow(table)
@@ -70,6 +93,7 @@ def test_nulls_are_nothing() -> None:
     assert made.primary.tolist() == [1, 0]
     assert made.published.tolist() == [0, micros(NOW)]
     assert (made.main_ingredients == -1).all()
+    assert made.author.tolist() == [-1, -1]
 
 
 def test_an_empty_catalogue() -> None:

@@ -7,7 +7,7 @@ from uuid import UUID
 import pyarrow as pa
 import pytest
 
-from kurashiru_pipeline.core import events, items
+from kurashiru_pipeline.core import events, items, segments
 from kurashiru_pipeline.environment import PROJECT_ROOT, SETTINGS
 from kurashiru_pipeline.local import landing
 from kurashiru_pipeline.local.catalogue import AUTHOR_TYPES, VALUE_TAGS
@@ -115,9 +115,20 @@ def test_attributes_of_an_item() -> None:
     assert {items.DEFAULT_USER, items.MARKER_USER} <= set(in_code(table("DynamoDB item", "attribute")["user_id"][1]))
 
 
+def test_lists_for_people_without_one() -> None:
+    text = section("DynamoDB item")
+    assert list(table("DynamoDB item", "key")) == [
+        "#segment:tag:<value tag>", "#segment:<platform>:<part of day>", items.DEFAULT_USER
+    ]  # fmt: skip
+    parts = re.findall(r"`(\w+)` from\s(\d+)", text)
+    assert {part: int(hour) for part, hour in parts} == segments.PARTS_OF_DAY
+    assert f"(UTC+{segments.HOURS_AHEAD_OF_UTC})" in text
+    assert tuple(in_code(table("Behaviour event", "field")["platform"][1])) == segments.PLATFORMS
+
+
 def test_reason_codes_and_how_they_are_shown() -> None:
     documented = table("DynamoDB item", "code")
-    codes = {items._POPULAR_CODE: items._POPULAR, **{f"{code}0": kind for kind, code in items._CODE_OF_KIND.items()}}
+    codes = {**items._PLAIN_OF_CODE, **{f"{code}0": kind for kind, code in items._CODE_OF_KIND.items()}}
     assert {code: in_code(cells[0])[0].partition(":")[0] for code, cells in documented.items()} == codes
     shown = {codes[code]: cells[1] for code, cells in documented.items()}
     assert shown == {kind: phrase.replace("{}", "...") for kind, phrase in lookup._PHRASES.items()}

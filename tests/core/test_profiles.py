@@ -1,5 +1,6 @@
 """Profiles: what each behaviour adds, and that neither row order nor company matters."""
 
+import math
 from collections import defaultdict
 from datetime import timedelta
 from random import Random
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from kurashiru_pipeline.core.catalogue import MAIN_INGREDIENTS
 from kurashiru_pipeline.core.profiles import ACTION_OF_EVENT, PROFILE_SCHEMA, build_profiles
 from kurashiru_pipeline.core.weights import Weights
-from tests.kitchen import NOW, behaviors_table, catalogue, did, recipe, weights
+from tests.kitchen import NOW, behaviors_table, catalogue, did, preferences, recipe, weights
 
 KITCHEN = [
     recipe("curry", "time_saving savings", "onion carrot beef rice"),
@@ -24,13 +25,13 @@ KITCHEN = [
 CATALOGUE = catalogue(*KITCHEN)
 
 
-def profile(*behaviors: dict[str, Any], rules: Weights | None = None) -> dict[str, Any]:
-    (made,) = build_profiles(behaviors_table(*behaviors), CATALOGUE, rules or weights(), NOW).to_pylist()
+def profile(*behaviors: dict[str, Any], rules: Weights | None = None, stated: pa.Table | None = None) -> dict[str, Any]:
+    (made,) = build_profiles(behaviors_table(*behaviors), CATALOGUE, rules or weights(), NOW, stated).to_pylist()
     return made
 
 
-def interest(made: dict[str, Any]) -> dict[str, float]:
-    return dict(zip(made["recipe_ids"], made["recipe_weights"], strict=True))
+def interest(made: dict[str, Any], column: str = "recipe_weights") -> dict[str, float]:
+    return dict(zip(made["recipe_ids"], made[column], strict=True))
 
 
 def test_newer_behaviours_weigh_more() -> None:
@@ -63,6 +64,7 @@ def test_an_unfavourite_takes_the_favourite_back() -> None:
     assert profile(liked, undone)["recipe_ids"] == []
     assert profile(liked, undone, did("u", "recipe_favorite", "curry"))["recipe_actions"] == ["favorited"]
     assert profile(liked, did("u", "recipe_unfavorite", "salad", days_ago=2))["recipe_ids"] == ["curry"]
+    assert profile(liked, did("u", "recipe_view", "curry", days_ago=4), undone)["recipe_actions"] == ["viewed"]
 
 
 def test_cool_down_after_viewing_and_cooking() -> None:
@@ -76,11 +78,78 @@ def test_cool_down_after_viewing_and_cooking() -> None:
     )
 
 
+def test_ages_are_since_the_newest_behaviour() -> None:
+    made = profile(
+        did("u", "recipe_cooked", "curry", days_ago=3),
+        did("u", "recipe_view", "curry", days_ago=0.5),
+        did("u", "recipe_impression", "curry"),
+        did("u", "recipe_favorite", "salad", days_ago=30 / 86_400),
+    )
+    assert interest(made, "recipe_ages") == pytest.approx({"curry": 43_200, "salad": 30})
+
+
+def test_counts_are_of_repeats_however_long_ago() -> None:
+    steps = [did("u", "recipe_view", "curry", days_ago=10 * number) for number in (1, 2, 3)]
+    rules = weights(profile={"length": 1, "count_half_life": 2.0})
+    made = profile(*steps, did("u", "recipe_cooked", "salad"), rules=rules)
+    assert interest(made, "recipe_counts") == pytest.approx({"salad": 1, "curry": 0.5**0.5 + 0.5 + 0.5**1.5})
+    assert made["recipe_weights"] == [3.0, 0.0]
+
+
+def test_daytimes_are_near_the_time_of_day() -> None:
+    made = profile(
+        did("u", "recipe_view", "curry", days_ago=7),
+        did("u", "recipe_view", "curry", days_ago=6 + 2 / 24),
+        did("u", "recipe_view", "salad", days_ago=6 - 2 / 24),
+        did("u", "recipe_view", "omelette", days_ago=0.5),
+    )
+    near = math.exp(-1)
+    assert interest(made, "recipe_daytimes") == pytest.approx(
+        {"curry": 1 + near, "salad": near, "omelette": 0}, abs=1e-9
+    )
+
+
+def test_older_recipes_follow_those_of_more_and_newer_behaviours_first() -> None:
+    steps = [
+        did("u", "recipe_view", "salad"),
+        did("u", "recipe_view", "gone", days_ago=1),
+        did("u", "recipe_view", "curry", days_ago=2),
+        did("u", "recipe_view", "omelette", days_ago=3),
+        did("u", "recipe_view", "omelette", days_ago=4),
+    ]
+    made = profile(*steps, rules=weights(profile={"length": 1}))
+    assert made["recipe_ids"] == ["salad", "omelette", "gone", "curry"]
+
+
+def test_what_weighs_nothing_is_no_behaviour() -> None:
+    rules = weights(actions={"recipe_view": 0.0})
+    assert profile(did("u", "recipe_view", "curry"), rules=rules)["recipe_ids"] == []
+
+
 def test_tastes_are_shares_of_tags() -> None:
     made = profile(did("u", "recipe_view", "omelette"), rules=weights(profile={"taste_half_life": 1.0}))
     assert (made["tastes"], made["taste_weights"]) == (["time_saving"], [1.0])
     made = profile(did("u", "recipe_cooked", "curry"), did("u", "recipe_view", "salad"))
     assert (made["tastes"], made["taste_weights"]) == (["savings", "time_saving"], [0.5, 0.5])
+
+
+def test_stated_tastes_weigh_as_one_behaviour_until_there_are_more() -> None:
+    said = preferences(u=["savings", "unheard_of"])
+    assert profile(stated=said)["tastes"] == ["savings"]
+    made = profile(did("u", "recipe_view", "omelette"), stated=said)
+    assert dict(zip(made["tastes"], made["taste_weights"], strict=True)) == pytest.approx(
+        {"savings": 1 / 1.5, "time_saving": 0.5 / 1.5}
+    )
+    strong = profile(did("u", "recipe_cooked", "omelette"), stated=preferences(u=["savings", "time_saving"]))
+    assert (strong["tastes"], strong["taste_weights"]) == (["time_saving", "savings"], [3.5 / 4, 0.5 / 4])
+
+
+def test_users_who_only_stated_a_taste_have_a_profile() -> None:
+    said = preferences(v=["savings"], t=[], u=["time_saving"])
+    made = build_profiles(behaviors_table(did("u", "recipe_view", "salad")), CATALOGUE, weights(), NOW, said)
+    assert made["user_id"].to_pylist() == ["t", "u", "v"]
+    assert made["recipe_ids"].to_pylist() == [[], ["salad"], []]
+    assert made["tastes"].to_pylist() == [[], ["time_saving"], ["savings"]]
 
 
 def test_leftovers_come_from_searches_and_shopping_lists_and_fade() -> None:
@@ -133,7 +202,9 @@ behaviors = st.lists(
 )
 
 
-def slow_profile(rows: list[dict[str, Any]], catalogue_rows: list[dict[str, Any]], rules: Weights) -> dict[str, Any]:
+def slow_profile(
+    rows: list[dict[str, Any]], catalogue_rows: list[dict[str, Any]], rules: Weights, said: list[str]
+) -> dict[str, Any]:
     """One user's profile, the obvious way; rows with event_id."""
     known = {row["recipe_id"]: row for row in catalogue_rows}
     newest_first = sorted(
@@ -148,26 +219,35 @@ def slow_profile(rows: list[dict[str, Any]], catalogue_rows: list[dict[str, Any]
             undone.add(of_recipe)
         elif name in ACTION_OF_EVENT and not (name == "recipe_favorite" and of_recipe in undone):
             counted.append(row)
-    weight: dict[str, float] = defaultdict(float)
-    strongest: dict[str, tuple[float, str]] = {}
-    cool: dict[str, float] = defaultdict(lambda: 1.0)
+    counted = [row for row in counted if getattr(rules.actions, row["event_name"]) > 0]
+    recipes: dict[str, dict[str, Any]] = {}
     taste: dict[str, float] = defaultdict(float)
     half_life = {"recipe_view": rules.cool_down.viewed_days, "recipe_cooked": rules.cool_down.cooked_days}
     for back, row in enumerate(counted):
         name, of_recipe = row["event_name"], row["recipe_id"]
+        age = NOW - row["occurred_at"]
+        hours = age / timedelta(hours=1) % 24
         action = getattr(rules.actions, name) if back < rules.profile.length else 0.0
         one = action * 0.5 ** (back / rules.profile.half_life)
-        weight[of_recipe] += one
-        if of_recipe not in strongest or one > strongest[of_recipe][0]:
-            strongest[of_recipe] = (one, ACTION_OF_EVENT[name])
+        made = recipes.setdefault(
+            of_recipe,
+            {"weight": 0.0, "strongest": -1.0, "cool": 1.0, "age": age.total_seconds(), "count": 0.0, "daytime": 0.0},
+        )
+        made["weight"] += one
+        if one > made["strongest"]:
+            made["strongest"], made["action"] = one, ACTION_OF_EVENT[name]
         if name in half_life:
-            age = (NOW - row["occurred_at"]) / timedelta(days=1)
-            cool[of_recipe] = min(cool[of_recipe], 1 - 0.5 ** (age / half_life[name]))
+            made["cool"] = min(made["cool"], 1 - 0.5 ** (age / timedelta(days=1) / half_life[name]))
+        made["count"] += 0.5 ** (back / rules.profile.count_half_life)
+        made["daytime"] += math.exp(-((min(hours, 24 - hours) / rules.profile.daytime_hours) ** 2))
         for tag in known.get(of_recipe, {}).get("value_tags", []):
             taste[tag] += action * 0.5 ** (back / rules.profile.taste_half_life)
+    said = [tag for tag in said if any(tag in row["value_tags"] for row in catalogue_rows)]
+    for tag in said:
+        taste[tag] += rules.profile.stated_taste / len(said)
     total = sum(taste.values())
     return {
-        "recipes": {name: (weight[name], strongest[name][1], cool[name]) for name in weight},
+        "recipes": recipes,
         "ingredients": slow_leftovers(rows, catalogue_rows, rules),
         "tastes": {tag: share / total for tag, share in taste.items() if share > 0},
     }
@@ -194,35 +274,69 @@ def slow_leftovers(
     return left
 
 
-@given(behaviors, st.integers(1, 6), st.randoms(use_true_random=False))
-def test_fast_equals_slow_in_any_order(rows: list[dict[str, Any]], length: int, random: Random) -> None:
-    rules = weights(profile={"length": length})
-    table = behaviors_table(*rows)
-    made = build_profiles(table, CATALOGUE, rules, NOW)
+rulebooks = st.builds(
+    weights,
+    actions=st.fixed_dictionaries({"recipe_view": st.sampled_from([0.0, 0.5])}),
+    profile=st.fixed_dictionaries(
+        {
+            "length": st.integers(1, 6),
+            "count_half_life": st.sampled_from([2.0, 20.0]),
+            "stated_taste": st.sampled_from([0.0, 1.0]),
+        }
+    ),
+)
+stated = st.dictionaries(
+    st.sampled_from(["u1", "u3", "u9"]),
+    st.lists(st.sampled_from(["savings", "time_saving", "unheard_of"]), max_size=3, unique=True),
+)
+FIELDS = {
+    "recipe_weights": "weight",
+    "recipe_actions": "action",
+    "cooldowns": "cool",
+    "recipe_ages": "age",
+    "recipe_counts": "count",
+    "recipe_daytimes": "daytime",
+}
+
+
+@given(behaviors, rulebooks, st.none() | stated, st.randoms(use_true_random=False))
+def test_fast_equals_slow_in_any_order(
+    rows: list[dict[str, Any]], rules: Weights, said: dict[str, list[str]] | None, random: Random
+) -> None:
+    table, preferred = behaviors_table(*rows), None if said is None else preferences(**said)
+    said = said or {}
+    made = build_profiles(table, CATALOGUE, rules, NOW, preferred)
     order = list(range(len(rows)))
     random.shuffle(order)
-    assert build_profiles(table.take(pa.array(order, pa.int64())), CATALOGUE, rules, NOW).equals(made)
+    assert build_profiles(table.take(pa.array(order, pa.int64())), CATALOGUE, rules, NOW, preferred).equals(made)
 
     by_user = defaultdict(list)
     for row in table.to_pylist():
         by_user[row["user_id"]].append(row)
-    assert made["user_id"].to_pylist() == sorted(by_user)
+    assert made["user_id"].to_pylist() == sorted({*by_user, *said})
     for profile_row in made.to_pylist():
-        one = table.filter(pa.compute.equal(table["user_id"], profile_row["user_id"]))
-        assert build_profiles(one, CATALOGUE, rules, NOW).to_pylist() == [profile_row]
-        slow = slow_profile(by_user[profile_row["user_id"]], KITCHEN, rules)
-        columns = ("recipe_ids", "recipe_weights", "recipe_actions", "cooldowns")
-        entries = list(zip(*(profile_row[column] for column in columns), strict=True))
-        assert {name for name, *_ in entries} == set(slow["recipes"])
-        for name, weight, action, cool in entries:
-            expected = slow["recipes"][name]
-            assert (weight, cool) == pytest.approx((expected[0], expected[2]))
-            assert action == expected[1]
+        user = profile_row["user_id"]
+        one = table.filter(pa.compute.equal(table["user_id"], user))
+        stated_by_one = None if user not in said else preferences(**{user: said[user]})
+        assert build_profiles(one, CATALOGUE, rules, NOW, stated_by_one).to_pylist() == [profile_row]
+        slow = slow_profile(by_user[user], KITCHEN, rules, said.get(user, []))
+        assert set(profile_row["recipe_ids"]) == set(slow["recipes"])
+        for column, field in FIELDS.items():
+            for name, value in zip(profile_row["recipe_ids"], profile_row[column], strict=True):
+                expected = slow["recipes"][name][field]
+                assert value == (expected if isinstance(expected, str) else pytest.approx(expected))
+        strength = [
+            (-weight, -count, name)
+            for name, weight, count in zip(
+                *(profile_row[column] for column in ("recipe_ids", "recipe_weights", "recipe_counts")), strict=True
+            )
+        ]
+        assert strength == sorted(strength)
         left = dict(zip(profile_row["ingredients"], profile_row["ingredient_weights"], strict=True))
         assert left == pytest.approx(slow["ingredients"])
         tastes = dict(zip(profile_row["tastes"], profile_row["taste_weights"], strict=True))
         assert tastes == pytest.approx(slow["tastes"])
-        for column in ("recipe_weights", "ingredient_weights", "taste_weights"):
+        for column in ("ingredient_weights", "taste_weights"):
             assert profile_row[column] == sorted(profile_row[column], reverse=True)
 
 

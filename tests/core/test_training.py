@@ -1,4 +1,4 @@
-"""Training: the formula, the cut to the best neighbours, and the metrics of next-item queries."""
+"""Training: what counts are refused, the similarity formula, the cut to the best neighbours, and the artifact."""
 
 import math
 from typing import Any
@@ -12,14 +12,25 @@ from hypothesis import strategies as st
 from kurashiru_pipeline.core.artifact import ModelArtifact, load_artifact, save_artifact
 from kurashiru_pipeline.core.profiles import build_profiles
 from kurashiru_pipeline.core.ranking import rank
-from kurashiru_pipeline.core.training import evaluate_next_item, train_artifact
+from kurashiru_pipeline.core.training import Counts, Learned, make_artifact
 from kurashiru_pipeline.core.weights import Weights
-from tests.kitchen import NOW, behaviors_table, catalogue, did, model, popularity, recipe, weights
+from tests.kitchen import NOW, behaviors_table, catalogue, did, popularity, recipe, weights
+
+_TRANSITIONS = pa.schema(
+    [
+        ("from_recipe_id", pa.string()),
+        ("to_recipe_id", pa.string()),
+        ("weight", pa.float64()),
+        ("live_weight", pa.float64()),
+    ]
+)
+FORWARDS = {"reverse_share": 0.0, "live_share": 0.0}
+
+Transition = tuple[str, str, float, float]
 
 
-def transitions_table(*rows: tuple[str, str, float]) -> pa.Table:
-    schema = pa.schema([("from_recipe_id", pa.string()), ("to_recipe_id", pa.string()), ("weight", pa.float64())])
-    return pa.Table.from_pylist([dict(zip(schema.names, row, strict=True)) for row in rows], schema=schema)
+def transitions_table(*rows: Transition) -> pa.Table:
+    return pa.Table.from_pylist([dict(zip(_TRANSITIONS.names, row, strict=True)) for row in rows], schema=_TRANSITIONS)
 
 
 def counted(**interactions: float) -> pa.Table:
@@ -33,8 +44,11 @@ def counted(**interactions: float) -> pa.Table:
     )
 
 
-def trained(transitions: pa.Table, recipes: pa.Table, rules: Weights | None = None) -> ModelArtifact:
-    return train_artifact(transitions, recipes, rules or weights(), version="v1", metadata={"rows": len(transitions)})
+def trained(*rows: Transition, recipes: pa.Table, learned: Learned | None = None, **rules: Any) -> ModelArtifact:
+    counts = Counts.of(transitions_table(*rows), recipes)
+    return make_artifact(
+        counts, weights(transitions=rules), version="v1", learned=learned, metadata={"rows": len(rows)}
+    )
 
 
 def neighbours(artifact: ModelArtifact) -> dict[tuple[str, str], float]:
@@ -46,99 +60,130 @@ def neighbours(artifact: ModelArtifact) -> dict[tuple[str, str], float]:
 
 
 def test_popular_recipes_follow_less() -> None:
-    made = trained(transitions_table(("a", "b", 2.0), ("a", "c", 2.0)), counted(b=95, a=4, c=11))
+    made = trained(("a", "b", 2.0, 0.0), ("a", "c", 2.0, 0.0), recipes=counted(b=95, a=4, c=11), **FORWARDS)
     assert neighbours(made) == pytest.approx(
         {("a", "b"): 2 / (9**0.5 * 100**0.3), ("a", "c"): 2 / (9**0.5 * 16**0.3)}, rel=1e-6
     )
     assert made.recipe_ids.tolist() == ["a", "b", "c"]
     assert made.popularity.tolist() == [1, 0, 2]
-    assert (made.version, made.metadata) == ("v1", {"rows": 2})
+    assert made.interactions.tolist() == [4, 95, 11]
+    assert (made.version, made.metadata, made.learned, made.model) == ("v1", {"rows": 2}, {}, "")
+
+
+def test_a_pair_counts_backwards_by_its_share() -> None:
+    rows = [("a", "b", 2.0, 0.0), ("b", "a", 1.0, 0.0), ("b", "c", 4.0, 0.0)]
+    made = neighbours(trained(*rows, recipes=counted(a=3, b=3, c=3), reverse_share=0.5))
+    scale = 8**0.8
+    expected = {("a", "b"): 2.5, ("b", "a"): 2.0, ("b", "c"): 4.0, ("c", "b"): 2.0}
+    assert made == pytest.approx({pair: count / scale for pair, count in expected.items()}, rel=1e-6)
+
+
+def test_what_follows_of_late_counts_beside() -> None:
+    rows = [("a", "b", 2.0, 0.0), ("a", "c", 1.0, 0.5)]
+    recipes = counted(a=3, b=3, c=3)
+    of_all_time = neighbours(trained(*rows, recipes=recipes, **FORWARDS))
+    of_late = neighbours(trained(*rows, recipes=recipes, reverse_share=0.0, live_share=4.0))
+    assert of_all_time["a", "b"] > of_all_time["a", "c"]
+    assert of_late["a", "b"] < of_late["a", "c"] == pytest.approx(3 / 8**0.8)
 
 
 def test_a_recipe_does_not_follow_itself() -> None:
-    assert neighbours(trained(transitions_table(("a", "a", 5.0), ("a", "b", 1.0)), counted(a=1, b=1))).keys() == {
-        ("a", "b")
+    rows = [("a", "a", 5.0, 5.0), ("a", "b", 1.0, 0.0)]
+    assert neighbours(trained(*rows, recipes=counted(a=1, b=1), **FORWARDS)).keys() == {("a", "b")}
+
+
+def test_equals_are_kept_in_the_order_of_their_ids() -> None:
+    rows = [("a", name, 1.0, 0.0) for name in "febdc"]
+    made = trained(*rows, recipes=counted(**dict.fromkeys("abcdef", 3)), neighbours=3, **FORWARDS)
+    assert list(neighbours(made)) == [("a", "b"), ("a", "c"), ("a", "d")]
+
+
+names = st.sampled_from("abcdef")
+numbers = st.sampled_from([0.25, 0.5, 1.0, 2.0])
+pairs = st.dictionaries(st.tuples(names, names), st.tuples(numbers, st.sampled_from([0.0, 0.5, 2.0])), max_size=30)
+interactions = st.fixed_dictionaries(dict.fromkeys("abcdef", st.sampled_from([0.0, 1.0, 7.0, 100.0])))
+rules = st.fixed_dictionaries(
+    {
+        "neighbours": st.integers(1, 6),
+        "damping": st.sampled_from([1.0, 5.0]),
+        "from_power": st.sampled_from([0.0, 0.5, 1.0]),
+        "to_power": st.sampled_from([0.0, 0.3]),
+        "reverse_share": st.sampled_from([0.0, 0.5, 1.0]),
+        "live_share": st.sampled_from([0.0, 1.0, 4.0]),
     }
-
-
-pairs = st.lists(
-    st.tuples(st.sampled_from("abcdef"), st.sampled_from("abcdef"), st.sampled_from([0.5, 1.0, 2.0])), max_size=30
 )
 
 
-@given(pairs, st.integers(1, 4))
-def test_the_best_neighbours_are_kept(rows: list[tuple[str, str, float]], most: int) -> None:
-    rules = weights(transitions={"neighbours": most})
-    made = trained(transitions_table(*rows), counted(**dict.fromkeys("abcdef", 3)), rules)
-    total: dict[tuple[str, str], float] = {}
-    for source, target, weight in rows:
-        if source != target:
-            total[source, target] = total.get((source, target), 0) + weight
+@given(pairs, interactions, rules)
+def test_neighbours_are_by_the_formula(
+    rows: dict[tuple[str, str], tuple[float, float]], counts: dict[str, float], given_rules: dict[str, Any]
+) -> None:
+    made = trained(*((*pair, *both) for pair, both in rows.items()), recipes=counted(**counts), **given_rules)
+    by = weights(transitions=given_rules).transitions
+
+    def forwards(source: str, target: str) -> float:
+        of_all_time, live = rows.get((source, target), (0.0, 0.0))
+        return of_all_time + by.live_share * live
+
     expected = {}
-    for name in "abcdef":
-        followers = sorted((pair for pair in total if pair[0] == name), key=lambda pair: (-total[pair], pair))
-        expected |= {pair: total[pair] / (8**0.5 * 8**0.3) for pair in followers[:most]}
+    for source in "abcdef":
+        followers = {}
+        for target in "abcdef":
+            both = forwards(source, target) + by.reverse_share * forwards(target, source)
+            damped = (counts[source] + by.damping) ** by.from_power * (counts[target] + by.damping) ** by.to_power
+            if source != target and both:
+                followers[target] = both / damped
+        best = sorted(followers, key=lambda target: (-np.float32(followers[target]), target))[: by.neighbours]
+        expected |= {(source, target): followers[target] for target in best}
     assert neighbours(made) == pytest.approx(expected, rel=1e-6)
     assert made.neighbours.has_canonical_format
     assert made.neighbours.indices.dtype == np.int32
+    assert made.neighbours.dtype == np.float32
+
+
+def test_counts_answer_under_any_rules() -> None:
+    counts = Counts.of(transitions_table(("a", "b", 2.0, 1.0)), counted(a=3, b=3))
+
+    def value(rules: Weights) -> float:
+        return float(counts.neighbours(rules.transitions)[0, 1])
+
+    one, other = weights(), weights(transitions={"live_share": 1.0})
+    assert [value(one), value(other), value(one)] == pytest.approx([2 / 8**0.8, 3 / 8**0.8, 2 / 8**0.8], rel=1e-6)
+
+
+def test_learned_weights_of_transitions_are_those_of_the_neighbours() -> None:
+    learned = Learned({"transitions.reverse_share": 0.0, "blend.taste": 0.7}, model="trees", figures={"rounds": 3})
+    made = trained(("a", "b", 2.0, 0.0), recipes=counted(a=3, b=3), learned=learned, reverse_share=1.0)
+    assert neighbours(made).keys() == {("a", "b")}
+    assert (made.learned, made.model) == (learned.values, "trees")
 
 
 def test_nothing_to_learn_from(tmp_path: Any) -> None:
-    made = trained(transitions_table(), counted())
-    assert neighbours(load_artifact(save_artifact(made, tmp_path))) == {}
+    assert neighbours(load_artifact(save_artifact(trained(recipes=counted()), tmp_path))) == {}
 
 
 @pytest.mark.parametrize(
     ("rows", "recipes", "told"),
     [
-        ([("a", "x", 1.0)], counted(a=1), "1 of 1 transitions"),
-        ([("a", "b", 0.0)], counted(a=1, b=1), "positive"),
-        ([("a", "b", math.nan)], counted(a=1, b=1), "positive"),
+        ([("a", "x", 1.0, 0.0)], counted(a=1), "1 of 1 transitions"),
+        ([("x", "a", 1.0, 0.0), ("a", "a", 1.0, 0.0)], counted(a=1), "1 of 2 transitions"),
+        ([("a", "b", 0.0, 0.0)], counted(a=1, b=1), "positive"),
+        ([("a", "b", math.nan, 0.0)], counted(a=1, b=1), "positive"),
+        ([("a", "b", None, 0.0)], counted(a=1, b=1), "positive"),
+        ([("a", "b", 1.0, -0.5)], counted(a=1, b=1), "live weight 0 or more"),
+        ([("a", "b", 1.0, math.inf)], counted(a=1, b=1), "live weight 0 or more"),
         ([], pa.concat_tables([counted(a=1), counted(a=1)]), "once each"),
+        ([], counted(a=1).set_column(0, "recipe_id", pa.array([None], pa.string())), "none without id"),
     ],
 )
-def test_wrong_input_is_refused(rows: list[tuple[str, str, float]], recipes: pa.Table, told: str) -> None:
+def test_wrong_input_is_refused(rows: list[Transition], recipes: pa.Table, told: str) -> None:
     with pytest.raises(ValueError, match=told):
-        trained(transitions_table(*rows), recipes)
-
-
-DISHES = [recipe(name) for name in "abcdefgh"]
-
-
-def queries(*targets: str) -> pa.Table:
-    """Users u0, u1 ... who viewed recipe a and then `targets`."""
-    behaviors = behaviors_table(*(did(f"u{number}", "recipe_view", "a") for number in range(len(targets))))
-    return build_profiles(behaviors, catalogue(*DISHES), weights(), NOW).append_column("target", pa.array(targets))
-
-
-def test_metrics_of_a_model_that_knows() -> None:
-    knows = model({("a", "g"): 1.0, ("a", "h"): 0.5})
-    made = evaluate_next_item(
-        queries("g", "h", "g", "zz"), catalogue(*DISHES), popularity(), knows, weights(), NOW, length=2
-    )
-    gains = [1, 1 / math.log2(3), 1, 0]
-    assert made["queries"] == 4
-    assert made["ndcg"] == pytest.approx(sum(gains) / 4)
-    assert made["ndcg_error"] == pytest.approx(np.std(gains) / 2)
-    assert made["recall"] == 0.75
-    assert made["coverage"] == 2 / 8
-
-
-def test_a_model_beats_no_model() -> None:
-    asked = queries(*"ghhg")
-    without = evaluate_next_item(asked, catalogue(*DISHES), popularity(), None, weights(), NOW, length=3)
-    knows = trained(transitions_table(("a", "g", 3.0), ("a", "h", 2.0)), counted(a=5, g=5, h=5))
-    assert without["ndcg"] == 0
-    assert evaluate_next_item(asked, catalogue(*DISHES), popularity(), knows, weights(), NOW, length=3)["recall"] == 1
-
-
-def test_no_queries() -> None:
-    made = evaluate_next_item(queries(), catalogue(*DISHES), popularity(), None, weights(), NOW)
-    assert made == {"queries": 0, "ndcg": 0, "ndcg_error": 0, "recall": 0, "coverage": 0}
+        Counts.of(transitions_table(*rows), recipes)
 
 
 def test_a_trained_model_explains_its_lists() -> None:
-    knows = trained(transitions_table(("a", "g", 3.0)), counted(a=5, g=5))
-    profiles = build_profiles(behaviors_table(did("u", "recipe_cooked", "a")), catalogue(*DISHES), weights(), NOW)
-    (made,) = rank(profiles, catalogue(*DISHES), popularity(), knows, weights(), NOW).to_pylist()
+    dishes = catalogue(*(recipe(name) for name in "abcdefgh"))
+    knows = trained(("a", "g", 3.0, 0.0), recipes=counted(a=5, g=5))
+    profiles = build_profiles(behaviors_table(did("u", "recipe_cooked", "a")), dishes, weights(), NOW)
+    (made,) = rank(profiles, dishes, popularity(), knows, weights(), NOW).to_pylist()
     assert (made["recipe_ids"][0], made["reasons"][0], made["algorithm"]) == ("g", "cooked:a", "v1")
