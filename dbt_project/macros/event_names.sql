@@ -11,3 +11,9 @@
         'recommendation_click'
     )
 {%- endmacro %}
+
+{#- Interactions by what they tell, from counted ones: the weights are those of live popularity in the near-real-time path
+    (core/weights.yaml). -#}
+{% macro weighted_interactions() -%}
+    (0.5 * views + 1.5 * list_adds + 2.0 * favorites + 3.0 * cookings)
+{%- endmacro %}

@@ -77,7 +77,8 @@ def test_every_table_is_the_one_of_ducklake(stages: dict[str, Tables], ducklake:
     assert made.keys() == ducklake.keys()
     assert {name for name in made if made[name] != comparable(ducklake[name])} == set()
     assert len(made["marts.fct_recipe_views"]) > 100
-    assert len(made["marts.model_holdout_behaviors"]) > 100
+    assert len(made["marts.model_query_behaviors"]) > 100
+    assert {row["query_role"] for row in made["marts.model_queries"]} == {"learning", "holdout", "impressions"}
 
 
 def comparable(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -1,60 +1,53 @@
+{% set half_life, live_half_life = var('transition_half_life_days'), var('live_transition_half_life_days') -%}
+
 with pairs as (
     select * from {{ ref('int_recipe_pairs') }}
 ),
 
-holdout as (
-    select * from {{ ref('model_holdout') }}
+windows as (
+    select * from {{ ref('model_windows') }}
 ),
 
-newest as (
-    select max(paired_on) as newest_on from pairs
-),
-
-decayed as (
+days as (
     select
-        pairs.from_recipe_id,
-        pairs.to_recipe_id,
-        pairs.paired_on < holdout.cut_on as is_before_cut,
-        pairs.forward_weight
-        * power(
-            0.5,
-            cast(newest.newest_on - pairs.paired_on as double) / {{ var('transition_half_life_days') }}
-        ) as forward_weight
+        paired_on,
+        max(paired_on) over () - paired_on as age
     from pairs
-    cross join newest
-    cross join holdout
+    group by paired_on
 ),
 
-summed as (
+ages as (
     select
-        from_recipe_id,
-        to_recipe_id,
-        sum(forward_weight) as forward_weight,
-        sum(case when is_before_cut then forward_weight else 0 end) as holdout_forward_weight
-    from decayed
-    group by from_recipe_id, to_recipe_id
+        days.paired_on,
+        days.age,
+        windows.cut_on - 1 - days.paired_on as holdout_age,
+        windows.learn_from_on - 1 - days.paired_on as learning_age
+    from days
+    cross join windows
 ),
 
-both_directions as (
+-- At each moment the last day known by then counts whole, and no later one counts.
+decays as (
     select
-        from_recipe_id,
-        to_recipe_id,
-        forward_weight as weight,
-        holdout_forward_weight as holdout_weight
-    from summed
-    union all
-    select
-        to_recipe_id as from_recipe_id,
-        from_recipe_id as to_recipe_id,
-        forward_weight * {{ var('transition_reverse_share') }} as weight,
-        holdout_forward_weight * {{ var('transition_reverse_share') }} as holdout_weight
-    from summed
+        paired_on,
+        {{ decay('age', half_life) }} as weight,
+        {{ decay('age', live_half_life) }} as live_weight,
+        {{ decay('holdout_age', half_life) }} as holdout_weight,
+        {{ decay('holdout_age', live_half_life) }} as holdout_live_weight,
+        {{ decay('learning_age', half_life) }} as learning_weight,
+        {{ decay('learning_age', live_half_life) }} as learning_live_weight
+    from ages
 )
 
 select
-    from_recipe_id,
-    to_recipe_id,
-    sum(weight) as weight,
-    sum(holdout_weight) as holdout_weight
-from both_directions
-group by from_recipe_id, to_recipe_id
+    pairs.from_recipe_id,
+    pairs.to_recipe_id,
+    sum(pairs.forward_weight * decays.weight) as weight,
+    sum(pairs.forward_weight * decays.live_weight) as live_weight,
+    sum(pairs.forward_weight * decays.holdout_weight) as holdout_weight,
+    sum(pairs.forward_weight * decays.holdout_live_weight) as holdout_live_weight,
+    sum(pairs.forward_weight * decays.learning_weight) as learning_weight,
+    sum(pairs.forward_weight * decays.learning_live_weight) as learning_live_weight
+from pairs
+inner join decays on pairs.paired_on = decays.paired_on
+group by pairs.from_recipe_id, pairs.to_recipe_id
