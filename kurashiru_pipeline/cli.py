@@ -16,7 +16,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from kurashiru_pipeline.environment import Settings
@@ -374,6 +383,12 @@ def status(as_json: bool) -> None:
         OUT.print(f"stream {stream['name']}: {state}{_stream_place(stream)}")
     OUT.print(f"pending: {document['pending'] or 'nothing'}")
     OUT.print(f"model: {document['model_version'] or 'none yet (popular, fresh and diverse)'}")
+    if document["challenger_version"] is not None:
+        OUT.print(f"canary: {document['challenger_version']} for {document['challenger_share']:.1%} of the users")
+    source = document["external_source"]
+    if source is not None:
+        last = "never asked" if source["last_asked"] is None else "answered {last_answered} of {last_asked} users last"
+        OUT.print(f"external source {source['source']}: breaker {source['breaker']}, {last.format(**source)}")
     for process in processes:
         where = f" on http://127.0.0.1:{process['port']} (pid {process['pid']})" if process["pid"] else ""
         OUT.print(f"{process['name']}: {process['state']}{where}", soft_wrap=True)
@@ -381,17 +396,19 @@ def status(as_json: bool) -> None:
 
 @cli.command()
 @click.argument("user_id")
+@click.option("--platform", help="ios, android or web: whose list stands in for a user without one")
+@click.option("--tag", help="a value tag whose list stands in, like time_saving")
 @json_option
-def recommend(user_id: str, as_json: bool) -> None:
+def recommend(user_id: str, platform: str | None, tag: str | None, as_json: bool) -> None:
     """Show a user's recommendations as the app's API would read them from DynamoDB."""
     from kurashiru_pipeline.realtime.lookup import look_up
 
     settings = Settings.load()
-    found = look_up(settings, user_id)
+    found = look_up(settings, user_id, platform=platform, tag=tag)
     if as_json:
         _print_json(found)
         return
-    of_whom = f"user {user_id}" if not found["fallback"] else f"user {user_id} has no list; showing #default"
+    of_whom = f"user {user_id}" if not found["fallback"] else f"user {user_id} has no list; showing {found['list']}"
     table = Table(
         title=f"{of_whom} (version {found['version']}, {found['algorithm']}, {found['generated_at']} UTC)",
         title_justify="left",
@@ -399,8 +416,189 @@ def recommend(user_id: str, as_json: bool) -> None:
     for column in ("#", "recipe", "title", "score", "reason"):
         table.add_column(column, justify="right" if column in {"#", "score"} else "left", overflow="fold")
     for rank, entry in enumerate(found["recipes"], start=1):
-        table.add_row(str(rank), entry["recipe_id"], entry["title"], f"{entry['score']:.3f}", entry["because"])
+        title, because = escape(entry["title"]), escape(entry["because"])
+        table.add_row(str(rank), entry["recipe_id"], title, f"{entry['score']:.3f}", because)
     OUT.print(table)
+
+
+@cli.command()
+@click.argument("user_id")
+@click.option("--limit", type=click.IntRange(min=1), default=10, show_default=True, help="Rows of the longer tables.")
+@json_option
+def explain(user_id: str, limit: int, as_json: bool) -> None:
+    """Say why a user sees what they see: behaviours, candidates, scores, each step, and what was left out."""
+    from kurashiru_pipeline.realtime.inquiry import explain_user
+
+    answer = explain_user(Settings.load(), user_id)
+    if as_json:
+        _print_json(answer.document(limit))
+        return
+    from kurashiru_pipeline.display import WIDTH, explanation_view
+
+    OUT.print(explanation_view(answer, limit), width=min(OUT.width, WIDTH))
+
+
+@cli.command()
+@click.argument("user_id")
+@click.option("--event", "events", multiple=True, required=True, help="What they do, like recipe_view; repeatable.")
+@click.option("--recipe", "recipes", multiple=True, help="The recipe of each event but search, in the same order.")
+@click.option("--query", "queries", multiple=True, help="The text of each search.")
+@click.option(
+    "--minutes-ago", type=click.FloatRange(min=0), default=0.0, show_default=True, help="When they did the last of it."
+)
+@json_option
+def whatif(  # noqa: PLR0917 - click passes them by name
+    user_id: str,
+    events: tuple[str, ...],
+    recipes: tuple[str, ...],
+    queries: tuple[str, ...],
+    minutes_ago: float,
+    as_json: bool,
+) -> None:
+    """Show how a user's list would change if they did something. Nothing is written.
+
+    \b
+    kurashiru whatif USER_ID --event recipe_view --recipe RECIPE_ID --event search --query tofu
+    """
+    from kurashiru_pipeline.realtime.inquiry import hypothetical, what_if
+
+    answer = what_if(Settings.load(), user_id, hypothetical(events, recipes, queries), minutes_ago=minutes_ago)
+    if as_json:
+        _print_json(answer.document())
+        return
+    from kurashiru_pipeline.display import WIDTH, what_if_view
+
+    OUT.print(what_if_view(answer), width=min(OUT.width, WIDTH))
+
+
+@cli.command()
+@click.option(
+    "--interactions",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="CSV or Parquet (.gz too): user, item, ts (seconds since 1970)[, rating, action].",
+)
+@click.option(
+    "--items",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="CSV or Parquet: item, tag (one row a tag), or item, title, tags (a list, or a|b|c).",
+)
+@click.option("--from-lake", is_flag=True, help="Evaluate on the pipeline's own behaviours instead of a file.")
+@click.option(
+    "--since", type=click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"]), help="With --from-lake: from here on (UTC)."
+)
+@click.option("--min-rating", type=float, help="Ratings from here on count as positive, the others not at all [4].")
+@click.option(
+    "--protocol",
+    "protocols",
+    type=click.Choice(["next-item", "top-n"]),
+    multiple=True,
+    default=("next-item",),
+    show_default=True,
+    help="A list before every step (near real time), or one a user at the cut (nightly). May be given twice.",
+)
+@click.option("--models", help="Names, with commas between [all that can run here].")
+@click.option("--validation-from", help="Choices are made on what lies between here and --test-from [70 % of events].")
+@click.option("--test-from", help="Judged on what happened from here on: a date, or seconds since 1970 [80 %].")
+@click.option("--lags", default="0,1,10,60,300", show_default=True, help="Seconds by which the profile comes late.")
+@click.option(
+    "--queries",
+    "most_queries",
+    type=click.IntRange(min=1),
+    default=20_000,
+    show_default=True,
+    help="About how many lists; users are drawn beyond.",
+)
+@click.option(
+    "--refit-every",
+    type=click.IntRange(min=1),
+    help="Interactions until models learn anew [six refits in the validation span].",
+)
+@click.option(
+    "--recent",
+    type=click.IntRange(min=1),
+    help="Behaviours a profile is made from [1,000; with --from-lake KURASHIRU_RECENT_BEHAVIORS].",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Same seed, same users drawn.")
+@click.option("--report", type=click.Path(file_okay=False, path_type=Path), help="Folder of the report [a new one].")
+@json_option
+def evaluate(as_json: bool, from_lake: bool, models: str | None, lags: str, **given: Any) -> None:
+    """How good are the recommendations? Replay real behaviours, ask every model, compare.
+
+    \b
+    kurashiru evaluate --interactions ratings.csv.gz --items movies.csv
+    kurashiru evaluate --from-lake --protocol next-item --protocol top-n
+    kurashiru evaluate --interactions r.parquet --items i.csv --models kernel,sequential-rules --json
+
+    The split is one moment for everybody, never random. Every model knows what was before each question, and nothing
+    after. The report (HTML, with pictures) is written besides what is printed.
+
+    \b
+    Ours:      kernel (as served), kernel-rules (no learned re-ranker), kernel-undiversified
+    Plain:     popular, recent-popular, repeat-last, sequential-rules, sar, ease
+    Library:   implicit-cosine, implicit-bm25 (pip install 'kurashiru_pipeline[baselines]')
+    """
+    from kurashiru_pipeline.evaluation.command import Request, run
+    from kurashiru_pipeline.evaluation.queries import Protocol
+
+    if from_lake == (given["interactions"] is not None):
+        message = "give either --interactions FILE [--items FILE] or --from-lake"
+        raise click.UsageError(message)
+    if from_lake and (given["items"] is not None or given["min_rating"] is not None):
+        message = "--items and --min-rating belong to --interactions FILE, not to --from-lake"
+        raise click.UsageError(message)
+    if not from_lake and given["since"] is not None:
+        message = "--since belongs to --from-lake; cut the file instead"
+        raise click.UsageError(message)
+    try:
+        seconds = tuple(float(lag) for lag in lags.split(","))
+    except ValueError:
+        seconds = (-1.0,)
+    if not all(0 <= lag < 1e9 for lag in seconds):
+        message = f"--lags {lags!r} must be numbers of seconds with commas between, such as 0,10,60"
+        raise click.UsageError(message)
+    given["protocols"] = tuple(Protocol(name) for name in given["protocols"])
+    names = tuple(name.strip() for name in models.split(",")) if models else None
+    request = Request(**given, models=names, lags=seconds)
+    with _estimating() as (note, show):
+        outcome = run(request, Settings.load(), note, show)
+    ERR.print(f"report: {outcome.page}", highlight=False, soft_wrap=True)
+    if as_json:
+        _print_json(outcome.documents)
+        return
+    for data in outcome.descriptions:
+        _print_evaluation(data, outcome.documents)
+    OUT.print(f"again: {outcome.command}", highlight=False, soft_wrap=True, markup=False)
+
+
+def _print_evaluation(data: dict[str, Any], documents: list[dict[str, Any]]) -> None:
+    """One table a protocol: the figures of --json that fit a line."""
+    from rich.box import SIMPLE_HEAD
+
+    shown = [document for document in documents if document["protocol"] == data["protocol"]]
+    table = Table(
+        title=f"{data['protocol']}: {data['queries']:,} lists for {data['asked_users']:,} users, "
+        f"{data['test_from']} to {data['to']}",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        padding=0,
+    )
+    table.add_column("model", no_wrap=True)
+    for column in ("NDCG@10", "recall", "coverage", "variety", "learn s", "users/s"):
+        table.add_column(column, justify="right", no_wrap=True, min_width=len(column) + 1)
+    for model in shown:
+        low, high = model["ndcg_ci"]
+        table.add_row(
+            model["model"],
+            f"{model['ndcg_at_10']:.4f} ±{(high - low) / 2:.4f}",
+            *(f"{model[name]:.3f}" for name in ("recall_at_10", "coverage_at_10", "diversity_at_10")),
+            f"{model['fit_seconds']:.1f}",
+            f"{model['users_per_second']:,.0f}",
+        )
+    OUT.print(table)
+    for model in shown:
+        if len(model.get("lag", ())) > 1:
+            steps = "  ".join(f"{lag['seconds']:g} s {lag['ndcg_at_10']:.4f}" for lag in model["lag"])
+            OUT.print(f"{model['model']}, the profile late by: {steps}", highlight=False, soft_wrap=True)
 
 
 @cli.command()
@@ -411,6 +609,110 @@ def serve(host: str, port: int) -> None:
     from kurashiru_pipeline.serving.api import serve as run
 
     run(Settings.load(), host, port)
+
+
+@cli.group()
+def model() -> None:
+    """Model versions: look at them, put one in service, go back, try one on a share of the users."""
+
+
+@model.command("list")
+@json_option
+def model_list(as_json: bool) -> None:
+    """Versions that are saved, what is in service, and what was last done to each."""
+    from kurashiru_pipeline.analytics import analytics_warehouse
+    from kurashiru_pipeline.analytics.versions import versions
+
+    found = versions(analytics_warehouse(Settings.load()))
+    if as_json:
+        _print_json([dataclasses.asdict(version) for version in found])
+        return
+    table = Table(title="model versions", title_justify="left")
+    for column in ("version", "place", "last", "when (UTC)", "why"):
+        table.add_column(column, overflow="fold")
+    for version in found:
+        record = version.record
+        done = (record.action.value, f"{record.recorded_at:%Y-%m-%d %H:%M}", record.reason) if record else ("", "", "")
+        table.add_row(version.version, version.place or ("" if version.is_saved else "removed"), *done)
+    OUT.print(table)
+
+
+@model.command("show")
+@click.argument("version", required=False)
+@json_option
+def model_show(version: str | None, as_json: bool) -> None:
+    """How a version was learned and judged, and what was done to it [the one in service]."""
+    from kurashiru_pipeline.analytics import analytics_warehouse
+    from kurashiru_pipeline.analytics.versions import described, in_service
+
+    warehouse = analytics_warehouse(Settings.load())
+    artifact, records = described(warehouse, version or in_service(warehouse))
+    document = {"version": artifact.version, "recipes": len(artifact.recipe_ids), **artifact.metadata}
+    if as_json:
+        _print_json(document | {"history": [dataclasses.asdict(record) for record in records]})
+        return
+    shown = {name: value for name, value in document.items() if not isinstance(value, dict)}
+    judgement = document.get("judgement", {})
+    shown["judged against"] = judgement.get("champion") or "the kernel without a model"
+    shown["hold-out queries"] = judgement.get("queries", 0)
+    for side in ("challenger", "in_service") if judgement.get("queries") else ():
+        for days in ("unseen", "seen"):
+            figures = judgement[side][days]
+            low, high = figures["ndcg_ci"]
+            shown[f"{side}, hold-out {days}"] = (
+                f"NDCG@10 {figures['ndcg_at_10']:.4f} ({low:.4f} to {high:.4f}), "
+                f"coverage {figures['coverage_at_10']:.3f}, diversity {figures['diversity_at_10']:.3f}"
+            )
+    _print_pairs(f"model {artifact.version}", shown)
+    for record in records:
+        OUT.print(f"{record.recorded_at:%Y-%m-%d %H:%M} {record.action.value}: {record.reason}", soft_wrap=True)
+
+
+@model.command("promote")
+@click.argument("version")
+def model_promote(version: str) -> None:
+    """Put a version in service without asking the gate. The next micro-batch ranks with it."""
+    from kurashiru_pipeline.analytics import analytics_warehouse
+    from kurashiru_pipeline.analytics.versions import promote_by_hand
+
+    before = promote_by_hand(analytics_warehouse(Settings.load()), version)
+    OUT.print("[yellow]by hand: the gate was not asked[/]")
+    _say(f"{version} is in service, before it {before or 'none'}. To go back: kurashiru model rollback")
+
+
+@model.command("rollback")
+def model_rollback() -> None:
+    """Put the version back in service that was there before. Nothing is promoted by itself afterwards."""
+    from kurashiru_pipeline.analytics import analytics_warehouse
+    from kurashiru_pipeline.analytics.versions import roll_back
+
+    before, taken_out = roll_back(analytics_warehouse(Settings.load()))
+    _say(
+        f"{before} is in service again, {taken_out} is out; the next micro-batch ranks with it. "
+        f"The gate promotes nothing until you say so: kurashiru model promote {before}"
+    )
+
+
+@model.command("canary")
+@click.argument("version", required=False)
+@click.option("--share", type=float, help="Share of the users that get its lists, at most 0.5.")
+@click.option("--stop", is_flag=True, help="End the canary: all users get the lists of the model in service.")
+def model_canary(version: str | None, share: float | None, stop: bool) -> None:
+    """Give a share of the users a challenger's lists, and let their clicks decide; or end it."""
+    from kurashiru_pipeline.analytics import analytics_warehouse
+    from kurashiru_pipeline.analytics.versions import start_canary, stop_canary
+
+    if stop == (version is not None) or (share is None) == (version is not None):
+        message = "give either VERSION --share SHARE, or --stop"
+        raise click.UsageError(message)
+    warehouse = analytics_warehouse(Settings.load())
+    if version is not None and share is not None:
+        start_canary(warehouse, version, share)
+        _say(f"{share:.1%} of the users get the lists of {version} from their next micro-batch on")
+        _say("what their clicks say: asset model/canary_decision; to end it: kurashiru model canary --stop")
+        return
+    canary = stop_canary(warehouse, "by hand")
+    _say(f"the canary of {canary.version} is over" if canary else "no canary is running; nothing changed")
 
 
 @cli.command("reset-stream")
@@ -493,6 +795,20 @@ def _progress(title: str, *, is_shown: bool) -> Iterator[Callable[[int, int | No
     with Progress(*columns, console=ERR, transient=True, disable=not is_shown) as progress:
         task = progress.add_task(title, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+@contextmanager
+def _estimating() -> Iterator[tuple[Callable[[str], None], Callable[[str, int, int], None]]]:
+    """What is being done, how far it is and how long it will take, on stderr while that is a terminal."""
+    columns = (SpinnerColumn(), TextColumn("{task.description:<42}"), BarColumn(), TimeElapsedColumn())
+    with Progress(
+        *columns, TimeRemainingColumn(), console=ERR, transient=True, disable=not ERR.is_terminal
+    ) as progress:
+        task = progress.add_task("reading", total=None)
+        yield (
+            lambda note: ERR.print(note, highlight=False, soft_wrap=True, markup=False),
+            lambda what, done, total: progress.update(task, description=what, completed=done, total=total),
+        )
 
 
 @contextmanager

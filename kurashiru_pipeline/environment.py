@@ -187,11 +187,46 @@ SETTINGS: tuple[Setting, ...] = (
     _everywhere("KURASHIRU_RETENTION_DAYS", "90", "an event older than this at load time is rejected"),
     _everywhere("KURASHIRU_STREAM_RETENTION_DAYS", "2", "days of snapshots kept for streams to read"),
     _everywhere("KURASHIRU_MAX_BATCH_LINES", "500000", "lines loaded before a micro-batch is staged"),
+    _everywhere("KURASHIRU_MAX_BATCH_USERS", "20000", "users a micro-batch gives a list by their stated preferences"),
     _everywhere("KURASHIRU_MAX_FILE_MB", "1024", "a landed file larger than this when unpacked is refused"),
     _everywhere("KURASHIRU_RECENT_BEHAVIORS", "50", "behaviours remembered for each user"),
     _everywhere("KURASHIRU_LIST_LENGTH", "20", "recipes in a recommendation list"),
     _everywhere("KURASHIRU_FRESHNESS_SECONDS", "180", "freshness check: p95 landed -> readable above this warns"),
     _everywhere("KURASHIRU_REJECT_RATE_PCT", "5", "reject-rate check: a share of lines above this warns"),
+    Setting(
+        "KURASHIRU_EXTERNAL_SOURCE",
+        "none",
+        "none",
+        "none",
+        "recommender asked beside our own sources, with KURASHIRU_KERNEL=process: none, or sagemaker",
+        form="none|sagemaker",
+        example="sagemaker",
+    ),
+    Setting(
+        "KURASHIRU_EXTERNAL_ENDPOINT",
+        "",
+        "",
+        "",
+        "name of the SageMaker endpoint, in lower case as in its ARN",
+        form="[a-z0-9](-*[a-z0-9]){0,62}",
+        example="kurashiru-recommender",
+    ),
+    Setting(
+        "KURASHIRU_EXTERNAL_URL",
+        "",
+        "",
+        "",
+        "address of SageMaker's runtime; empty = the region's own",
+        form="https?://.+",
+        example="http://127.0.0.1:8750",
+    ),
+    _everywhere("KURASHIRU_EXTERNAL_DEADLINE_MS", "2000", "milliseconds a micro-batch waits for the external source"),
+    _everywhere("KURASHIRU_EXTERNAL_BATCH_USERS", "500", "users named in one request to it"),
+    _everywhere("KURASHIRU_EXTERNAL_CONCURRENCY", "8", "requests to it at a time"),
+    _everywhere("KURASHIRU_EXTERNAL_COUNT", "50", "recipes it is asked for a user"),
+    _everywhere("KURASHIRU_EXTERNAL_RECIPES", "0", "recent recipes of a user it is told; 0 = the user_id only"),
+    _everywhere("KURASHIRU_EXTERNAL_FAILURES", "3", "micro-batches in a row it fails before it is left alone"),
+    _everywhere("KURASHIRU_EXTERNAL_PAUSE_SECONDS", "60", "seconds it is left alone before it is tried again"),
     Setting(
         "KURASHIRU_SENSORS",
         "running",
@@ -373,15 +408,16 @@ class Settings:
         """Whether the variable was given from outside."""
         return bool(self.environ.get(variable))
 
-    def integer(self, variable: str, minimum: int = 0) -> int:
-        """Whole-number setting, at least `minimum`."""
+    def integer(self, variable: str, minimum: int = 0, maximum: int | None = None) -> int:
+        """Whole-number setting, at least `minimum` and at most `maximum`."""
         value = self.text(variable)
         try:
             number = int(value)
         except ValueError:
             number = minimum - 1
-        if number < minimum:
-            message = f"{variable}={value!r} must be a whole number of at least {minimum}"
+        if number < minimum or (maximum is not None and number > maximum):
+            most = "" if maximum is None else f" and at most {maximum}"
+            message = f"{variable}={value!r} must be a whole number of at least {minimum}{most}"
             raise ConfigurationError(message)
         return number
 

@@ -20,10 +20,15 @@ _TABLES = {
     "recommendation.recent_behaviors": "*",
     "recommendation.user_profiles": "*",
     "recommendation.live_popularity": "*",
+    "recommendation.segment_popularity": "*",
+    "recommendation.segment_lists": "*",
     "recommendation.recommendations": "user_id, batch_id, recipe_ids, scores, reasons, algorithm, content_hash",
     "serving.delivered_items": "user_id, version, content_hash, is_tombstone",
     "ops.batches": "* exclude (staged_at)",
+    "ops.batch_preferences": "*",
+    "ops.pending_preferences": "user_id",
     "ops.batch_files": "batch_id, file_name, line_count",
+    "ops.batch_models": "*",
     "ops.batch_stages": "batch_id, stage, row_count",
 }
 
@@ -64,6 +69,11 @@ def items(settings: Settings) -> dict[str, dict[str, Any]]:
         user: {name: value for name, value in item.items() if name not in {"generated_at", "expires_at"}}
         for user, item in found.items()
     }
+
+
+def own_items(settings: Settings) -> dict[str, dict[str, Any]]:
+    """Items of users, without those for people who have none."""
+    return {user: item for user, item in items(settings).items() if not user.startswith("#")}
 
 
 def table(settings: Settings) -> RecommendationTable:

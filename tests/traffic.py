@@ -3,6 +3,7 @@
 import gzip
 import json
 import random
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -56,8 +57,13 @@ def land(landing: Path, name: str, *, events: int, first: int | None = None, use
         land_recipes(landing)
     start = sum(map(ord, name)) * 100_000 if first is None else first
     made = [event(start + offset, users=users) for offset in range(events)]
-    put(landing, f"events/2026/01/01/00/{name}.gz", gzip.compress(lines(made), mtime=0))
+    land_events(landing, name, made)
     return made
+
+
+def land_events(landing: Path, name: str, events: list[dict[str, Any]]) -> None:
+    """Land these events in one file."""
+    put(landing, f"events/2026/01/01/00/{name}.gz", gzip.compress(lines(events), mtime=0))
 
 
 def land_recipes(landing: Path, name: str = "recipes", *, count: int = 30, **changes: list[Any]) -> None:
@@ -80,13 +86,21 @@ def land_recipes(landing: Path, name: str = "recipes", *, count: int = 30, **cha
     _put_table(landing, f"recipes/{name}.parquet", {**columns, **changes})
 
 
-def land_users(landing: Path, name: str, user_ids: list[str], *, updated_at: datetime, is_deleted: bool) -> None:
+def land_users(
+    landing: Path,
+    name: str,
+    user_ids: list[str],
+    *,
+    updated_at: datetime,
+    is_deleted: bool = False,
+    preferred_tags: Sequence[str] = ("savings",),
+) -> None:
     """Land a user export."""
     count = len(user_ids)
     columns = {
         "user_id": user_ids,
         "registered_at": [datetime(2026, 1, 1)] * count,
-        "preferred_tags": [["savings"]] * count,
+        "preferred_tags": pa.array([preferred_tags] * count, pa.list_(pa.string())),
         "updated_at": [updated_at] * count,
         "is_deleted": [is_deleted] * count,
     }

@@ -8,11 +8,10 @@ from typing import Any
 
 import dagster as dg
 
-from kurashiru_pipeline.analytics import model_assets
+from kurashiru_pipeline.analytics import analytics_warehouse, canary_assets, model_assets
 from kurashiru_pipeline.analytics.dbt_assets import build_dbt_assets
 from kurashiru_pipeline.analytics.maintenance import analytics_maintenance
 from kurashiru_pipeline.analytics.prepare import DbtCli, dbt_project
-from kurashiru_pipeline.analytics.warehouse import AnalyticsWarehouse
 from kurashiru_pipeline.environment import Environment, Settings
 
 
@@ -26,14 +25,19 @@ def build_definitions(environment: Environment, **resource_overrides: Any) -> dg
     engine = settings.text("KURASHIRU_ENGINE")
     project = dbt_project(settings)
     dbt_build, analytics_backfill = build_dbt_assets(project, engine)
-    candidate, promoted = model_assets.candidate_artifact, model_assets.promoted_artifact
-    checks = [model_assets.is_servable, model_assets.beats_no_model, model_assets.is_loadable]
+    models = [model_assets.candidate_artifact, model_assets.promoted_artifact, canary_assets.canary_decision]
+    checks = [
+        model_assets.is_servable,
+        model_assets.beats_no_model,
+        model_assets.is_loadable,
+        canary_assets.does_no_harm,
+    ]
 
     hourly = dg.define_asset_job(
         "analytics_hourly",
-        selection=dg.AssetSelection.assets(dbt_build, candidate, promoted),
+        selection=dg.AssetSelection.assets(dbt_build, *models),
         executor_def=dg.in_process_executor,
-        description="dbt build, then train, judge and promote the model.",
+        description="dbt build, then train, judge and promote the model, and judge the canary.",
     )
     status = (
         dg.DefaultScheduleStatus.RUNNING
@@ -45,7 +49,7 @@ def build_definitions(environment: Environment, **resource_overrides: Any) -> dg
         "warehouse": analytics_warehouse(settings),
     }
     return dg.Definitions(
-        assets=[dbt_build, candidate, promoted],
+        assets=[dbt_build, *models],
         asset_checks=checks,
         jobs=[hourly, analytics_backfill, analytics_maintenance],
         schedules=[
@@ -54,15 +58,3 @@ def build_definitions(environment: Environment, **resource_overrides: Any) -> dg
         ],
         resources=resources | resource_overrides,
     )
-
-
-def analytics_warehouse(settings: Settings) -> AnalyticsWarehouse:
-    """The engine's implementation, closed until a step uses it."""
-    # Importing Snowflake's takes seconds, so only where it is used.
-    if settings.text("KURASHIRU_ENGINE") == "snowflake":
-        from kurashiru_pipeline.analytics.snowflake import SnowflakeAnalytics  # noqa: PLC0415
-
-        return SnowflakeAnalytics(environment=settings.environment)
-    from kurashiru_pipeline.analytics.ducklake import DuckLakeAnalytics  # noqa: PLC0415
-
-    return DuckLakeAnalytics(environment=settings.environment)

@@ -15,7 +15,12 @@ from kurashiru_pipeline.analytics.prepare import DbtCli
 from kurashiru_pipeline.analytics.warehouse import POOL, AnalyticsWarehouse
 from kurashiru_pipeline.catalog import Group
 
-GROUPS = {"staging": Group.STAGING, "intermediate": Group.MARTS, "marts": Group.MARTS}
+GROUPS = {
+    "ops": Group.RECOMMENDATION,
+    "staging": Group.STAGING,
+    "intermediate": Group.MARTS,
+    "marts": Group.MARTS,
+}
 # Unit tests judge the SQL, not the data: they run in `make test`.
 BUILD = ("build", "--exclude-resource-type", "unit_test")
 BACKFILL_DAYS = dg.DailyPartitionsDefinition(start_date="2024-01-01", end_offset=1)

@@ -11,22 +11,28 @@ from logging import Logger
 from pathlib import Path
 
 import duckdb
+import pyarrow as pa
 
-from kurashiru_pipeline.analytics.warehouse import AnalyticsWarehouse
+from kurashiru_pipeline.analytics.warehouse import CANARY_DAYS, CANARY_DAYS_TABLE, AnalyticsWarehouse
 from kurashiru_pipeline.core.artifact import (
     MANIFEST,
+    InService,
     ModelArtifact,
+    in_service,
     load_artifact,
-    promote,
-    promoted_version,
+    load_twin,
+    put_in_service,
     save_artifact,
 )
+from kurashiru_pipeline.core.canary import Canary
 from kurashiru_pipeline.core.candidate import TRAINING_TABLES, train_candidate
+from kurashiru_pipeline.core.gate import Contender, Record
 from kurashiru_pipeline.core.weights import load_weights
 from kurashiru_pipeline.warehouse import ducklake, open_warehouse
 from kurashiru_pipeline.warehouse.lock import writer_lock
 
 ALIAS = "analytics"
+HISTORY = "decisions.jsonl"
 SNAPSHOT_HOURS = 24
 _WRITER_WAIT_SECONDS = 1800.0
 
@@ -46,26 +52,48 @@ class DuckLakeAnalytics(AnalyticsWarehouse):
             (self._lake(ALIAS) / "data").mkdir(exist_ok=True)
             yield
 
-    def train(self, version: str) -> ModelArtifact | None:
+    def train(self, version: str, champion: ModelArtifact | None) -> ModelArtifact | None:
         with self._connection(read_only=True) as connection:
             connection.execute("begin transaction")  # every query sees one snapshot
             tables = {
                 name: connection.execute(f"select {', '.join(schema.names)} from {name}").to_arrow_table().cast(schema)
                 for name, schema in TRAINING_TABLES.items()
             }
-        artifact = train_candidate(tables, load_weights(), version)
-        if artifact is not None:
-            save_artifact(artifact, self._models)
-        return artifact
+        twin = None if champion is None else load_twin(self._models / champion.version)
+        candidate = train_candidate(tables, load_weights(), version, Contender(champion, twin))
+        if candidate is None:
+            return None
+        save_artifact(candidate.artifact, self._models, candidate.twin)
+        return candidate.artifact
 
     def artifact(self, version: str) -> ModelArtifact:
         return load_artifact(self._models / version)
 
-    def promoted_version(self) -> str | None:
-        return promoted_version(self._models)
+    def in_service(self) -> InService:
+        return in_service(self._models)
 
-    def promote(self, version: str) -> None:
-        promote(self._models, version)
+    def put_in_service(self, service: InService) -> None:
+        put_in_service(self._models, service)
+
+    def history(self) -> list[Record]:
+        try:
+            lines = (self._models / HISTORY).read_bytes().splitlines()
+        except FileNotFoundError:
+            return []
+        return [Record.from_json(line) for line in lines]
+
+    def record(self, record: Record) -> None:
+        with (self._models / HISTORY).open("ab") as file:
+            file.write(record.to_json() + b"\n")
+
+    def canary_days(self, canary: Canary) -> pa.Table:
+        query = (
+            f"select {', '.join(CANARY_DAYS.names)} from {CANARY_DAYS_TABLE} "
+            "where challenger_version = $version and canary_started_at = $started_at order by shown_on, arm"
+        )
+        asked = {"version": canary.version, "started_at": canary.started_at}
+        with self._connection(read_only=True) as connection:
+            return connection.execute(query, asked).to_arrow_table().cast(CANARY_DAYS)
 
     def saved_versions(self) -> list[str]:
         return sorted(manifest.parent.name for manifest in self._models.glob(f"[!.]*/{MANIFEST}"))

@@ -14,18 +14,61 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
 from dagster_snowflake import SnowflakeResource
 from snowflake.snowpark import Session
+from snowflake.snowpark.types import (
+    DataType,
+    DoubleType,
+    StringType,
+    StructField,
+    StructType,
+    TimestampTimeZone,
+    TimestampType,
+)
 
-from kurashiru_pipeline.analytics.warehouse import AnalyticsWarehouse
+from kurashiru_pipeline.analytics.warehouse import CANARY_DAYS, CANARY_DAYS_TABLE, AnalyticsWarehouse
 from kurashiru_pipeline.clock import utc_now
-from kurashiru_pipeline.core.artifact import ARRAYS, MANIFEST, ModelArtifact, load_artifact, promote
+from kurashiru_pipeline.core.artifact import (
+    ARRAYS,
+    MANIFEST,
+    TWIN,
+    InService,
+    ModelArtifact,
+    load_artifact,
+    put_in_service,
+)
+from kurashiru_pipeline.core.canary import Canary
+from kurashiru_pipeline.core.gate import Action, Record
 from kurashiru_pipeline.environment import Settings
-from kurashiru_pipeline.snowpark.registration import TRAINING_PROCEDURE, register_functions, register_training
-from kurashiru_pipeline.snowpark.training import ARTIFACTS
+from kurashiru_pipeline.snowpark.registration import (
+    TRAINING_PROCEDURE,
+    register_challenger,
+    register_functions,
+    register_training,
+)
+from kurashiru_pipeline.snowpark.training import ARTIFACTS, read_table
 
 PROMOTIONS = "model.promotions"
 """One row a promotion: version, promoted_at (naive UTC). The newest is in service."""
+CANARIES = "model.canaries"
+"""One row a start (version, share, started_at) or end (nulls) of a canary, and changed_at; the newest counts, unless a
+promotion is newer."""
+DECISIONS = "model.decisions"
+"""One row a core.gate.Record, its figures as JSON."""
+
+
+def _table(**columns: DataType) -> StructType:
+    return StructType([StructField(name.upper(), kind) for name, kind in columns.items()])
+
+
+_TEXT, _TIME = StringType(), TimestampType(TimestampTimeZone.NTZ)
+TABLES = {
+    PROMOTIONS: _table(version=_TEXT, promoted_at=_TIME),
+    CANARIES: _table(version=_TEXT, share=DoubleType(), started_at=_TIME, changed_at=_TIME),
+    DECISIONS: _table(recorded_at=_TIME, action=_TEXT, version=_TEXT, reason=_TEXT, figures=_TEXT),
+}
 
 
 class SnowflakeAnalytics(AnalyticsWarehouse):
@@ -37,10 +80,11 @@ class SnowflakeAnalytics(AnalyticsWarehouse):
         """Nothing to take: dbt and training run in one Dagster pool, and Snowflake keeps their readers apart."""
         yield
 
-    def train(self, version: str) -> ModelArtifact | None:
+    def train(self, version: str, champion: ModelArtifact | None) -> ModelArtifact | None:
         with self._session() as session:
             register_training(session)
-            manifest = orjson.loads(str(session.call(TRAINING_PROCEDURE, version)))
+            judged_against = champion.version if champion else ""
+            manifest = orjson.loads(str(session.call(TRAINING_PROCEDURE, version, judged_against)))
         return None if manifest is None else self.artifact(version)
 
     def artifact(self, version: str) -> ModelArtifact:
@@ -53,23 +97,63 @@ class SnowflakeAnalytics(AnalyticsWarehouse):
                 (Path(draft) / version).rename(folder)
         return load_artifact(folder)
 
-    def promoted_version(self) -> str | None:
+    def in_service(self) -> InService:
         with self._session() as session:
-            newest = session.table(PROMOTIONS).sort("promoted_at", ascending=False).limit(1).collect()
-        return str(newest[0]["VERSION"]) if newest else None
+            promotion = _newest(session, PROMOTIONS, "promoted_at")
+            canary = _newest(session, CANARIES, "changed_at")
+        if promotion is None:
+            return InService()
+        if canary is None or canary["VERSION"] is None or canary["CHANGED_AT"] <= promotion["PROMOTED_AT"]:
+            return InService(promotion["VERSION"])
+        return InService(promotion["VERSION"], Canary(canary["VERSION"], canary["SHARE"], canary["STARTED_AT"]))
 
-    def promote(self, version: str) -> None:
-        self.artifact(version)  # before anything else: can it be read?
+    def put_in_service(self, service: InService) -> None:
+        for version in filter(None, (service.version, service.canary.version if service.canary else None)):
+            self.artifact(version)  # before anything else: can it be read?
+        before = self.in_service()
+        is_canary_only = service.version == before.version and service.canary != before.canary
         with self._session() as session:
-            register_functions(session, version)
-            row = session.create_dataframe([(version, utc_now())], schema=["version", "promoted_at"])
-            row.write.save_as_table(PROMOTIONS, mode="append", column_order="name")
-        promote(self._models, version)
+            if not is_canary_only:
+                register_functions(session, service.version)
+                _append(session, PROMOTIONS, (service.version, utc_now()))
+            if service.canary is not None:
+                register_challenger(session, service.canary.version)
+                canary = service.canary
+                _append(session, CANARIES, (canary.version, canary.share, canary.started_at, utc_now()))
+            elif is_canary_only:
+                _append(session, CANARIES, (None, None, None, utc_now()))
+        put_in_service(self._models, service)
+
+    def history(self) -> list[Record]:
+        with self._session() as session:
+            rows = session.table(DECISIONS).sort("recorded_at").collect()
+        return [
+            Record(
+                row["RECORDED_AT"], Action(row["ACTION"]), row["VERSION"], row["REASON"], orjson.loads(row["FIGURES"])
+            )
+            for row in rows
+        ]
+
+    def record(self, record: Record) -> None:
+        figures = orjson.dumps(record.figures).decode()
+        with self._session() as session:
+            row = (record.recorded_at, record.action.value, record.version, record.reason, figures)
+            _append(session, DECISIONS, row)
+
+    def canary_days(self, canary: Canary) -> pa.Table:
+        named = [pa.field("challenger_version", pa.string()), pa.field("canary_started_at", pa.timestamp("us"))]
+        with self._session() as session:
+            days = read_table(session, CANARY_DAYS_TABLE, pa.schema([*CANARY_DAYS, *named]))
+        is_its = (pc.field("challenger_version") == canary.version) & (
+            pc.field("canary_started_at") == pa.scalar(canary.started_at, pa.timestamp("us"))
+        )
+        return days.filter(is_its).select(CANARY_DAYS.names).sort_by([("shown_on", "ascending"), ("arm", "ascending")])
 
     def saved_versions(self) -> list[str]:
         with self._session() as session:
             files = session.file.list(ARTIFACTS)
-        return sorted(Path(file.name).parent.name for file in files if Path(file.name).name == MANIFEST)
+        folders = [Path(file.name).parent.name for file in files if Path(file.name).name == MANIFEST]
+        return sorted(folder for folder in folders if folder != TWIN)
 
     def remove_version(self, version: str) -> None:
         with self._session() as session:
@@ -95,10 +179,23 @@ def deploy_functions(settings: Settings) -> str | None:
         The version in service, which they go on with; None: no model yet, lists are popular ones.
     """
     analytics = SnowflakeAnalytics(environment=settings.environment, variables=dict(settings.environ))
-    version = analytics.promoted_version()
+    service = analytics.in_service()
     with snowflake_resource(settings).create_snowpark_session() as session:
-        register_functions(session, version)
-    return version
+        register_functions(session, service.version)
+        if service.canary is not None:
+            register_challenger(session, service.canary.version)
+    return service.version
+
+
+def _newest(session: Session, table: str, since: str) -> Any:
+    """The last row of a table that only grows; None without any."""
+    rows = session.table(table).sort(since, ascending=False).limit(1).collect()
+    return rows[0] if rows else None
+
+
+def _append(session: Session, table: str, row: tuple[Any, ...]) -> None:
+    """Add a row to a table that only grows, its columns in the order of TABLES."""
+    session.create_dataframe([row], schema=TABLES[table]).write.save_as_table(table, mode="append", column_order="name")
 
 
 def snowflake_resource(settings: Settings) -> SnowflakeResource:

@@ -8,14 +8,33 @@ path's port (kurashiru_pipeline/warehouse).
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
 from logging import Logger
+from typing import Any
 
 import dagster as dg
+import pyarrow as pa
 
-from kurashiru_pipeline.core.artifact import ModelArtifact
+from kurashiru_pipeline.core.artifact import InService, ModelArtifact
+from kurashiru_pipeline.core.canary import Canary
+from kurashiru_pipeline.core.gate import Record, version_before
 from kurashiru_pipeline.environment import Environment, Settings
+from kurashiru_pipeline.errors import ConfigurationError
 
 POOL = "analytics_lake"
 KEPT_VERSIONS = 24
+CANARY_DAYS_TABLE = "marts.canary_days"
+_COUNT, _SUM = pa.int64(), pa.float64()
+_CANARY_DAY: dict[str, Any] = {
+    "shown_on": pa.date32(),
+    "arm": pa.string(),
+    "users": _COUNT,
+    "impressions": _COUNT,
+    "clicks": _COUNT,
+    "squared_impressions": _SUM,
+    "impressions_by_clicks": _SUM,
+    "squared_clicks": _SUM,
+}
+CANARY_DAYS = pa.schema(list(_CANARY_DAY.items()))
+"""What an arm came to by the end of a day: the sums of core.canary.Arm."""
 
 
 class AnalyticsWarehouse(dg.ConfigurableResource["AnalyticsWarehouse"], ABC):
@@ -40,8 +59,15 @@ class AnalyticsWarehouse(dg.ConfigurableResource["AnalyticsWarehouse"], ABC):
         """
 
     @abstractmethod
-    def train(self, version: str) -> ModelArtifact | None:
-        """Learn from the marts as they are now and save the artifact; None if there is nothing to learn from."""
+    def train(self, version: str, champion: ModelArtifact | None) -> ModelArtifact | None:
+        """Learn from the marts as they are now, judge against a saved version, and save the artifact.
+
+        Args:
+            champion: None: the kernel without a model.
+
+        Returns:
+            The artifact; None if there is nothing to learn from.
+        """
 
     @abstractmethod
     def artifact(self, version: str) -> ModelArtifact:
@@ -52,12 +78,28 @@ class AnalyticsWarehouse(dg.ConfigurableResource["AnalyticsWarehouse"], ABC):
         """
 
     @abstractmethod
-    def promoted_version(self) -> str | None:
-        """The version in service, None before the first promotion."""
+    def in_service(self) -> InService:
+        """The version in service, and the canary beside it."""
 
     @abstractmethod
-    def promote(self, version: str) -> None:
-        """Put a saved version in service: the next micro-batch ranks with it."""
+    def put_in_service(self, service: InService) -> None:
+        """Have the next micro-batch rank with saved versions.
+
+        Raises:
+            ConfigurationError: a version is missing or damaged, or none is named; nothing changes.
+        """
+
+    @abstractmethod
+    def history(self) -> list[Record]:
+        """What was done to the model in service, the oldest first."""
+
+    @abstractmethod
+    def record(self, record: Record) -> None:
+        """Add to the history."""
+
+    @abstractmethod
+    def canary_days(self, canary: Canary) -> pa.Table:
+        """Rows of marts.canary_days of one canary, by day: CANARY_DAYS."""
 
     @abstractmethod
     def saved_versions(self) -> list[str]:
@@ -71,10 +113,21 @@ class AnalyticsWarehouse(dg.ConfigurableResource["AnalyticsWarehouse"], ABC):
     def maintain(self) -> None:
         """Upkeep of the storage that the engine does not do by itself."""
 
+    def champion(self, log: Logger) -> ModelArtifact | None:
+        """The artifact in service; None without one, or where it cannot be read: then nothing is ranked by it either,
+        and a new one is judged as a first one."""
+        version = self.in_service().version
+        try:
+            return None if version is None else self.artifact(version)
+        except ConfigurationError as error:
+            log.warning(f"judged against the kernel without a model, for that in service cannot be read: {error}")
+            return None
+
     def remove_old_versions(self) -> list[str]:
-        """Remove the versions that are neither in service nor among the newest, and say which."""
-        in_service = self.promoted_version()
-        old = [version for version in self.saved_versions()[:-KEPT_VERSIONS] if version != in_service]
+        """Remove the versions that are neither among the newest nor in service, nor were before; say which."""
+        service = self.in_service()
+        kept = {service.version, version_before(self.history()), service.canary.version if service.canary else None}
+        old = [version for version in self.saved_versions()[:-KEPT_VERSIONS] if version not in kept]
         for version in old:
             self.remove_version(version)
         return old

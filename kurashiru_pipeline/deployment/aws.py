@@ -54,6 +54,7 @@ def commands(settings: Settings, code_bucket: str, trust: Mapping[str, str]) -> 
         "CodeBucket": code_bucket,
         "CodeKey": package.name,
         "Reflect": settings.text("KURASHIRU_REFLECT"),
+        "ExternalEndpointName": _external_endpoint(settings),
         "SnowflakeStorageExternalId": settings.text("KURASHIRU_SNOWFLAKE_EXTERNAL_ID"),
         **{parameter: trust[told] for parameter, told in _TRUST.items() if told in trust},
     }
@@ -70,6 +71,12 @@ def commands(settings: Settings, code_bucket: str, trust: Mapping[str, str]) -> 
             *("--query", "Stacks[0].Outputs", "--output", "table"),
         ],
     ]
+
+
+def _external_endpoint(settings: Settings) -> str:
+    """The SageMaker endpoint that the orchestrator asks; "" while it asks none."""
+    is_asked = settings.text("KURASHIRU_EXTERNAL_SOURCE") == "sagemaker"
+    return settings.text("KURASHIRU_EXTERNAL_ENDPOINT") if is_asked else ""
 
 
 def read_trust(path: Path | None) -> dict[str, str]:

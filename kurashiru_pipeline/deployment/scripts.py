@@ -25,6 +25,7 @@ _TOKEN = re.compile(r"--[^\n]*|/\*.*?\*/|'(?:[^'\\]|''|\\.)*'|\$\$.*?\$\$|\"[^\"
 _LEADING_COMMENTS = re.compile(r"\A(?:\s+|--[^\n]*(?:\n|\Z)|/\*.*?\*/)+", re.DOTALL)
 _CREATED = re.compile(r"create (table|stream|pipe|stage|file format|schema) if not exists ([\w.]+)")
 _COLUMN = re.compile(r"^    (\w+) (\w+(?:\([\d, ]+\))?)", re.MULTILINE)
+_ADDED = re.compile(r"alter table ([\w.]+) add column if not exists (\w+) (\w+(?:\([\d, ]+\))?)")
 _GRANT = re.compile(
     r"grant (?P<privileges>[\w, ]+?) on (?P<scope>all |future )?(?P<kind>[a-z ]+?)(?: in schema)? "
     r"(?P<name>[\w.]+(?:\([\w, ]*\))?) to role (?P<role>\w+)"
@@ -170,7 +171,7 @@ def declared(settings: Settings) -> Declared:
     values = {**dict.fromkeys(_UNNAMED_VARIABLES, ""), **names(settings)}
     statements = [statement for path in paths() for statement in _render(path, values).statements]
     created: dict[str, list[str]] = {}
-    tables = {}
+    tables: dict[str, dict[str, str]] = {}
     for statement in statements:
         match = _CREATED.match(statement)
         if match:
@@ -178,6 +179,9 @@ def declared(settings: Settings) -> Declared:
             created.setdefault(kind, []).append(name.removeprefix(f"{values['database']}."))
             if kind == "table":
                 tables[name] = dict(_COLUMN.findall(statement))
+        elif match := _ADDED.match(statement):
+            table, column, data_type = match.groups()
+            tables[table][column] = data_type
     return Declared(
         tables=tables,
         streams=tuple(created["stream"]),

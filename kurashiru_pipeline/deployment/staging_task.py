@@ -28,7 +28,8 @@ VARIABLES: Final[Mapping[str, str]] = {
     "rejected_count": "number",
     "loaded_from": "timestamp_ntz",
     "latest_occurred_at": "timestamp_ntz",
-    "user_count": "number",
+    "erasure_count": "number",
+    "preference_count": "number",
     "last_batch_id": "number",
     "last_watermark_at": "timestamp_ntz",
     "staged_at": "timestamp_ntz",
@@ -122,6 +123,7 @@ def steps(settings: Settings) -> list[Step]:
         ConfigurationError: a setting of the stage step is wrong.
     """
     retention_days = settings.integer("KURASHIRU_RETENTION_DAYS", minimum=1)
+    max_users = settings.integer("KURASHIRU_MAX_BATCH_USERS", minimum=1)
     window_hours = settings.integer("KURASHIRU_DEDUPLICATION_HOURS")
     batch_id = Variable("batch_id")
     return [
@@ -131,9 +133,9 @@ def steps(settings: Settings) -> list[Step]:
         Execute("update ops.writer_lease set renewed_at = renewed_at where name = 'realtime'"),
         *_run("stage_parse", retention_days=retention_days),
         _fetch("stage_summary", "read_count", "rejected_count", "loaded_from", "latest_occurred_at"),
-        _fetch("pending_erasures", "user_count"),
+        _fetch("pending_users", "erasure_count", "preference_count"),
         # Committed all the same: a stream that said it has data goes on saying so until it is consumed.
-        Stop("read_count = 0 and user_count = 0"),
+        Stop("read_count = 0 and erasure_count = 0 and preference_count = 0"),
         Fetch(_query("last_batch"), {"last_batch_id": "batch_id", "last_watermark_at": "watermark_at"}),
         Assign("staged_at", "sysdate()"),
         Assign("batch_id", "coalesce(last_batch_id, 0) + 1"),
@@ -153,6 +155,7 @@ def steps(settings: Settings) -> list[Step]:
             read_count=Variable("read_count"),
             rejected_count=Variable("rejected_count"),
             event_names=EVENT_NAMES,
+            max_users=max_users,
         ),
         _fetch("batch_ledger", "read_count", "staged_count", "duplicate_count", "rejected_count", batch_id=batch_id),
         Check("read_count <> staged_count + duplicate_count + rejected_count or duplicate_count < 0"),

@@ -12,10 +12,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from kurashiru_pipeline.core.segments import VALUE_TAGS
 from kurashiru_pipeline.local.landing import RECIPE_SCHEMA, USER_SCHEMA
 from kurashiru_pipeline.local.lines import hexadecimal
 
-VALUE_TAGS = ("time_saving", "savings", "microwave", "weight_loss", "baby_food", "entertainment")
 AUTHOR_TYPES = ("kurashiru_chef", "cooking_expert", "general_user")
 DEVICES: tuple[tuple[str, str | None], ...] = (
     ("ios", "12.4.0"),

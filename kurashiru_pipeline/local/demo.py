@@ -20,10 +20,12 @@ from rich.table import Table
 
 from kurashiru_pipeline.catalog import ANALYTICS_JOB
 from kurashiru_pipeline.core.quality import Freshness
+from kurashiru_pipeline.display import WIDTH, change_view, did
 from kurashiru_pipeline.environment import Settings
 from kurashiru_pipeline.errors import KurashiruError
 from kurashiru_pipeline.local import stack
 from kurashiru_pipeline.local.simulate import simulate
+from kurashiru_pipeline.local.visitor import Visit, visit
 from kurashiru_pipeline.realtime.lookup import look_up
 from kurashiru_pipeline.realtime.micro_batch import batch_freshness
 from kurashiru_pipeline.realtime.status import Status, read_status
@@ -37,9 +39,10 @@ FAULTS = {"duplicates": 0.02, "malformed": 0.01, "late": 0.02}
 _WARM_UP_SECONDS = 20
 _CATCH_UP_SECONDS = 120
 _JOB_SECONDS = 300
-_SHOWN_USERS = 2
+_SHOWN_USERS = 1
 _CANDIDATES = 40
 _SHOWN_RECIPES = 5
+_SHOWN_TO_VISITOR = 8
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,11 @@ def run_demo(settings: Settings, console: Console, *, seconds: int, rate: float)
             before = _lists(settings, _busiest_users(settings))
             _run_analytics(settings, console)
             promoted_at = time.monotonic()
+            with console.status("a visitor comes, and comes again"):
+                seen = visit(settings)
+            console.print(
+                f"[green]✓[/] a visitor does {len(seen.today)} things: another list {seen.seconds:.1f} s later"
+            )
             _wait_until(
                 console,
                 settings,
@@ -95,7 +103,7 @@ def run_demo(settings: Settings, console: Console, *, seconds: int, rate: float)
             final = read_status(warehouse, settings)
             live = batch_freshness(warehouse, first_live_batch)
         shown = [_Lists(user, before[user], after[user]) for user in after]
-        _report(console, settings, final, live=live, users=shown, seconds=time.monotonic() - began)
+        _report(console, settings, final, live=live, users=shown, seen=seen, seconds=time.monotonic() - began)
 
 
 def run_dev(settings: Settings, console: Console, *, rate: float) -> None:
@@ -230,7 +238,14 @@ def _changed_users(settings: Settings, before: dict[str, dict[str, Any]]) -> lis
 
 
 def _report(
-    console: Console, settings: Settings, status: Status, *, live: Freshness, users: list[_Lists], seconds: float
+    console: Console,
+    settings: Settings,
+    status: Status,
+    *,
+    live: Freshness,
+    users: list[_Lists],
+    seen: Visit,
+    seconds: float,
 ) -> None:
     counts = status["counts"]
     console.rule("[bold]report")
@@ -252,16 +267,20 @@ def _report(
     served.add_row("model in service", status["model_version"] or "none")
     console.print(Panel(served, title="served", title_align="left"))
 
-    for user in users:
-        table = Table(show_lines=False, expand=True)
-        for moment, shown in (("before the model", user.before), ("after the model", user.after)):
-            table.add_column(f"{moment} ({shown['algorithm']})", ratio=1)
-        for old, new in zip(user.before["recipes"], user.after["recipes"], strict=False):
-            table.add_row(_entry(old), _entry(new))
-            if len(table.rows) == _SHOWN_RECIPES:
-                break
-        console.print(Panel(table, title=f"user {user.user_id}", title_align="left"))
-
+    for shown in users:
+        headings = (f"before the model ({shown.before['algorithm']})", f"after ({shown.after['algorithm']})")
+        _print_change(console, f"user {shown.user_id}", headings, shown.before, shown.after, _SHOWN_RECIPES)
+    did_before, did_since = (
+        ", ".join(did(event, seen.titles) for event in events) for events in (seen.yesterday, seen.today)
+    )
+    _print_change(
+        console,
+        f"a visitor, {seen.seconds:.1f} s after {len(seen.today)} events landed",
+        (f"yesterday they {did_before}", f"now they {did_since}"),
+        seen.before,
+        seen.after,
+        _SHOWN_TO_VISITOR,
+    )
     console.print(f"done in {seconds:.0f} s. What was made stays under {settings.home}.", soft_wrap=True)
     console.print(f"Look around:  kurashiru up   then {_ui(settings)}  (lineage, checks, freshness per micro-batch)")
     console.print("Live traffic: make dev")
@@ -270,8 +289,11 @@ def _report(
         raise KurashiruError(message)
 
 
-def _entry(recipe: dict[str, Any]) -> str:
-    return f"{recipe['title']}\n[dim]{recipe['because']}[/]"
+def _print_change(  # noqa: PLR0917 - where, what of whom, and two lists
+    console: Console, title: str, headings: tuple[str, str], before: dict[str, Any], after: dict[str, Any], limit: int
+) -> None:
+    table = change_view(headings, before["recipes"], after["recipes"], limit)
+    console.print(Panel(table, title=title, title_align="left"), width=min(console.width, WIDTH))
 
 
 def _line(status: Status) -> str:

@@ -188,15 +188,16 @@ def collect(pipeline: Pipeline) -> Results:
     specs=[
         _spec(
             catalog.USER_PROFILES,
-            "What a user's recent behaviours say: weighted recipes, tastes, cool-downs, leftovers. "
-            "Grain: one row per user.",
+            "What a user's recent behaviours and stated preferences say: weighted recipes, tastes, cool-downs, "
+            "leftovers. Grain: one row per user.",
             group=Group.RECOMMENDATION,
             owner=Owner.PERSONALIZATION,
-            deps=(catalog.RECENT_BEHAVIORS, catalog.RECIPES),
+            deps=(catalog.RECENT_BEHAVIORS, catalog.USERS, catalog.RECIPES),
         ),
         _spec(
             catalog.LIVE_POPULARITY,
-            "Decayed, weighted counts of behaviours that follow the stream. Grain: one row per recipe.",
+            "Decayed, weighted counts of behaviours that follow the stream; by platform and part of the day they are "
+            "in recommendation.segment_popularity. Grain: one row per recipe.",
             group=Group.RECOMMENDATION,
             owner=Owner.PERSONALIZATION,
             deps=(catalog.STAGED_BEHAVIOR_EVENTS,),
@@ -221,7 +222,8 @@ def preprocess(pipeline: Pipeline) -> Results:
     specs=[
         _spec(
             catalog.RECOMMENDATIONS,
-            "Ranked recipes with scores and reasons. Grain: one row per user (and #default for users without).",
+            "Ranked recipes with scores and reasons. Grain: one row per user (and #default and segments for users "
+            "without).",
             group=Group.RECOMMENDATION,
             owner=Owner.PERSONALIZATION,
             kinds={"ducklake", "table", "scipy"},
@@ -231,15 +233,30 @@ def preprocess(pipeline: Pipeline) -> Results:
                 catalog.RECIPES,
                 catalog.PROMOTED_ARTIFACT,
             ),
-        )
+        ),
+        _spec(
+            catalog.BATCH_MODELS,
+            "Which models made a micro-batch's lists: that in service, and a canary's challenger with its share. "
+            "Grain: one row per micro-batch.",
+            group=Group.RECOMMENDATION,
+            owner=Owner.PERSONALIZATION,
+            deps=(catalog.PROMOTED_ARTIFACT,),
+        ),
     ],
-    check_specs=[checks.spec(catalog.RECOMMENDATIONS, "lists_are_whole", "No list is empty or names a recipe twice.")],
+    check_specs=[
+        checks.spec(catalog.BATCH_MODELS, "arms_have_their_share", "The challenger ranks for its share of the users."),
+        checks.spec(catalog.RECOMMENDATIONS, "lists_are_whole", "No list is empty or names a recipe twice."),
+        checks.spec(catalog.RECOMMENDATIONS, "external_source_answers", "The external source's breaker is closed."),
+    ],
 )
 def recommend(pipeline: Pipeline) -> Results:
     """Rank recipes for the users of the micro-batch."""
     step = pipeline.recommend()
     yield _step_materialized(pipeline, catalog.RECOMMENDATIONS, Stage.RECOMMEND, "users", step)
+    yield _materialized(catalog.BATCH_MODELS, None, rows=int(step.batch_id is not None), batch_id=step.batch_id)
+    yield checks.arms_have_their_share(step)
     yield checks.lists_are_whole(step)
+    yield checks.external_source_answers(step)
 
 
 @dg.multi_asset(
@@ -328,6 +345,7 @@ def _step_materialized(
         batch_id=step.batch_id,
         seconds=round(step.seconds, 3),
         **{name: value for name, value in step.figures.items() if name != rows},
+        **({} if step.external is None else {f"external_{name}": it for name, it in step.external.figures.items()}),
     )
 
 

@@ -14,6 +14,7 @@ from kurashiru_pipeline import catalog
 from kurashiru_pipeline.core.quality import Freshness
 from kurashiru_pipeline.realtime.ledger import Delivery
 from kurashiru_pipeline.realtime.micro_batch import Accounting, StepResult
+from kurashiru_pipeline.sources.breaker import State
 from kurashiru_pipeline.warehouse.base import IngestionReport, LoadReport, StreamStatus
 
 Figures: TypeAlias = Mapping[str, int | float | str]
@@ -152,6 +153,38 @@ def lists_are_whole(step: StepResult) -> dg.AssetCheckResult:
         is_warning=is_only_empty,
         description="; ".join(f"{user_id}: {error}" for user_id, error in step.failed[:5]),
         figures={**step.figures, "failed_users": len(step.failed)},
+    )
+
+
+def arms_have_their_share(step: StepResult) -> dg.AssetCheckResult:
+    """Users of the challenger are drawn with its share; five standard deviations off is no chance."""
+    if step.ranked_by is None or step.ranked_by.canary is None:
+        return result(catalog.BATCH_MODELS, "arms_have_their_share", passed=True, description="no canary is running")
+    share, users, challengers = step.ranked_by.canary.share, step.figures["users"], step.figures["challenger_users"]
+    deviation = abs(challengers - share * users) / max((users * share * (1 - share)) ** 0.5, 1.0)
+    return result(
+        catalog.BATCH_MODELS,
+        "arms_have_their_share",
+        passed=deviation <= 5,
+        is_warning=True,
+        figures={"users": users, "challenger_users": challengers, "share": share},
+    )
+
+
+def external_source_answers(step: StepResult) -> dg.AssetCheckResult:
+    """The external source, where there is one, is not left alone; lists are made without it meanwhile."""
+    external = step.external
+    if external is None:
+        return result(catalog.RECOMMENDATIONS, "external_source_answers", passed=True, description="none was asked")
+    is_closed = external.state is State.CLOSED
+    error = external.suggestions.error
+    return result(
+        catalog.RECOMMENDATIONS,
+        "external_source_answers",
+        passed=is_closed,
+        is_warning=True,
+        description=error or ("" if is_closed else "why is in ops.external_calls"),
+        figures=external.figures,
     )
 
 

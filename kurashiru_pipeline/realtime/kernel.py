@@ -9,18 +9,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import orjson
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from kurashiru_pipeline.core.artifact import ModelArtifact, load_promoted, promoted_version
+from kurashiru_pipeline.core.artifact import InService, ModelArtifact, in_service, load_artifact
+from kurashiru_pipeline.core.canary import Canary
 from kurashiru_pipeline.core.catalogue import Catalogue
+from kurashiru_pipeline.core.columns import strings
 from kurashiru_pipeline.core.events import MEANINGFUL_EVENT_NAMES
-from kurashiru_pipeline.core.items import DEFAULT_USER, content_hash
+from kurashiru_pipeline.core.impersonal import impersonal_profiles, rank_by_surface
+from kurashiru_pipeline.core.items import content_hash
 from kurashiru_pipeline.core.profiles import build_profiles
-from kurashiru_pipeline.core.ranking import default_list, rank
+from kurashiru_pipeline.core.ranking import rank
 from kurashiru_pipeline.core.weights import Weights
 from kurashiru_pipeline.environment import Settings
 from kurashiru_pipeline.errors import ConfigurationError
 from kurashiru_pipeline.realtime.ledger import MicroBatch
+from kurashiru_pipeline.realtime.segments import due_lists
+from kurashiru_pipeline.sources.source import Consultation, open_source
 from kurashiru_pipeline.warehouse.base import Parameter, Transaction, Warehouse
 
 
@@ -32,13 +39,17 @@ class Computed:
         script: writes it, in the step's transaction.
         inputs: Arrow tables the script reads.
         figures: what is shown of it, and checked.
+        ranked_by: the models that made the lists.
         failed: (user, error) of users the kernel could not answer for; what they had stays.
+        external: what an external source had to say, if there is one; its ledger row is among the inputs.
     """
 
     script: str
     inputs: Mapping[str, pa.Table] = field(default_factory=dict)
     figures: Mapping[str, int] = field(default_factory=dict)
     failed: tuple[tuple[str, str], ...] = ()
+    ranked_by: InService = field(default_factory=InService)
+    external: Consultation | None = None
 
 
 class Kernel(ABC):
@@ -53,8 +64,8 @@ class Kernel(ABC):
         """Lists of these users, and of users without one of their own; read popularity as it is now."""
 
     @abstractmethod
-    def version(self) -> str | None:
-        """Version of the model in service; None before the first promotion."""
+    def in_service(self) -> InService:
+        """The model in service, and the challenger beside it."""
 
 
 class ProcessKernel(Kernel):
@@ -64,57 +75,108 @@ class ProcessKernel(Kernel):
         self._warehouse = warehouse
         self._settings = settings
         self._weights = weights
-        self._artifact: ModelArtifact | None = None
+        self._loaded: dict[str, ModelArtifact] = {}
+        self._source = open_source(warehouse, settings)
 
     def profiles(self, batch: MicroBatch) -> Computed:
-        behaviors = self._warehouse.fetch(
-            "batch_behaviors", batch_id=batch.batch_id, meaningful_event_names=MEANINGFUL_EVENT_NAMES
+        behaviors, preferences = (
+            self._warehouse.fetch(script, batch_id=batch.batch_id, meaningful_event_names=MEANINGFUL_EVENT_NAMES)
+            for script in ("batch_behaviors", "batch_preferences")
         )
-        profiles = build_profiles(behaviors, self._catalogue(), self._weights, batch.watermark_at)
+        profiles = build_profiles(behaviors, self._catalogue(), self._weights, batch.watermark_at, preferences)
         return Computed("replace_profiles", {"incoming_profiles": profiles})
 
     def lists(self, batch: MicroBatch) -> Computed:
         catalogue = self._catalogue()
         popularity = self._warehouse.fetch("popularity")
-        artifact = self._promoted_artifact()
+        service = self.in_service()
         length = self._settings.integer("KURASHIRU_LIST_LENGTH", minimum=1)
         profiles = self._warehouse.fetch("batch_profiles", batch_id=batch.batch_id)
         at = batch.watermark_at
-        lists = rank(profiles, catalogue, popularity, artifact, self._weights, at, list_length=length)
-        default = default_list(catalogue, popularity, artifact, self._weights, at, list_length=length)
-        lists = pa.concat_tables([lists, default])
+        external = None if self._source is None else self._source.consult(profiles, catalogue)
+        suggestions = None if external is None else external.suggestions.table
+        arms = self._arms(service, profiles)
+        of_arms = [
+            rank(
+                its_profiles,
+                catalogue,
+                popularity,
+                artifact,
+                self._weights,
+                at,
+                list_length=length,
+                suggestions=suggestions,
+            )
+            for artifact, its_profiles in arms
+        ]
+        champion, _ = arms[0]
+        names = due_lists(self._warehouse, self._weights, at)
+        of_nobody = rank_by_surface(
+            impersonal_profiles(names, at),
+            catalogue,
+            popularity,
+            self._warehouse.fetch("segment_popularity", segments=names),
+            champion,
+            self._weights,
+            at,
+            list_length=length,
+        )
+        lists = pa.concat_tables([*of_arms, of_nobody])
         listed, reasons = _lists_of(lists, "recipe_ids"), _lists_of(lists, "reasons")
         hashes = list(map(content_hash, listed, reasons))
         lists = lists.append_column("content_hash", pa.array(hashes, pa.string()))
         figures = {
-            "users": len(listed) - 1,
+            "users": len(profiles),
+            "segment_lists": len(names) - 1,
+            "challenger_users": sum(len(its_profiles) for _, its_profiles in arms[1:]),
             "recipes_listed": sum(map(len, listed)),
             "empty_lists": sum(not recipe_ids for recipe_ids in listed),
             "repeated_recipes": sum(len(recipe_ids) - len(set(recipe_ids)) for recipe_ids in listed),
         }
-        return Computed("replace_recommendations", {"incoming_recommendations": lists}, figures)
+        inputs = {"incoming_recommendations": lists}
+        if external is not None:
+            inputs["incoming_external_calls"] = external.ledger_row(batch.batch_id)
+        return Computed("replace_recommendations", inputs, figures, ranked_by=service, external=external)
 
-    def version(self) -> str | None:
-        return promoted_version(self._settings.folder("KURASHIRU_MODELS"))
+    def in_service(self) -> InService:
+        return in_service(self._settings.folder("KURASHIRU_MODELS"))
 
     def _catalogue(self) -> Catalogue:
         return Catalogue.from_arrow(self._warehouse.fetch("recipes"))
 
-    def _promoted_artifact(self) -> ModelArtifact | None:
-        version = self.version()
+    def _arms(self, service: InService, profiles: pa.Table) -> list[tuple[ModelArtifact | None, pa.Table]]:
+        """Each model with the profiles it ranks for, the champion first."""
+        if service.canary is None:
+            return [(self._artifact(service.version), profiles)]
+        is_challenger = pa.array(service.canary.is_challenger(strings(profiles["user_id"]).to_pylist()))
+        return [
+            (self._artifact(service.version), profiles.filter(pc.invert(is_challenger))),
+            (self._challenger(service.canary.version), profiles.filter(is_challenger)),
+        ]
+
+    def _artifact(self, version: str | None) -> ModelArtifact | None:
+        """A version, read once."""
         if version is None:
-            self._artifact = None
-        elif self._artifact is None or self._artifact.version != version:
-            self._artifact = load_promoted(self._settings.folder("KURASHIRU_MODELS"))
-        return self._artifact
+            return None
+        if version not in self._loaded:
+            self._loaded[version] = load_artifact(self._settings.folder("KURASHIRU_MODELS") / version)
+        return self._loaded[version]
+
+    def _challenger(self, version: str) -> ModelArtifact | None:
+        try:
+            return self._artifact(version)
+        except ConfigurationError as error:
+            message = f"the canary cannot go on: {error}; or end it with: kurashiru model canary --stop"
+            raise ConfigurationError(message) from error
 
 
 class WarehouseKernel(Kernel):
     """The same kernel as vectorised functions of the warehouse: no row of a user leaves it."""
 
-    def __init__(self, warehouse: Warehouse, settings: Settings) -> None:
+    def __init__(self, warehouse: Warehouse, settings: Settings, weights: Weights) -> None:
         self._warehouse = warehouse
         self._settings = settings
+        self._weights = weights
 
     def profiles(self, batch: MicroBatch) -> Computed:
         failed = self._compute(
@@ -126,21 +188,29 @@ class WarehouseKernel(Kernel):
         return Computed("snowflake/replace_profiles", failed=failed)
 
     def lists(self, batch: MicroBatch) -> Computed:
-        length = self._settings.integer("KURASHIRU_LIST_LENGTH", minimum=1)
-        failed = self._compute(
-            batch,
-            "snowflake/unload_recipes",
-            "snowflake/unload_popularity",
-            "snowflake/compute_lists",
-            default_user=DEFAULT_USER,
-            list_length=length,
-        )
-        [figures] = self._warehouse.fetch("snowflake/list_figures").to_pylist()
-        return Computed("snowflake/replace_recommendations", figures=figures, failed=failed)
+        service = self.in_service()
+        arms = ["snowflake/compute_lists"] + (["snowflake/compute_challenger_lists"] if service.canary else [])
+        names = due_lists(self._warehouse, self._weights, batch.watermark_at)
+        parameters: dict[str, Parameter] = {
+            "impersonal_profiles": _json(impersonal_profiles(names, batch.watermark_at)),
+            "segments": names,
+            "list_length": self._settings.integer("KURASHIRU_LIST_LENGTH", minimum=1),
+            "challenger_version": service.canary.version if service.canary else "",
+            "challenger_threshold": service.canary.threshold if service.canary else "",
+        }
+        failed = self._compute(batch, "snowflake/unload_recipes", "snowflake/unload_popularity", *arms, **parameters)
+        [figures] = self._warehouse.fetch("snowflake/list_figures", **parameters).to_pylist()
+        figures["segment_lists"] = len(names) - 1
+        return Computed("snowflake/replace_recommendations", figures=figures, ranked_by=service, failed=failed)
 
-    def version(self) -> str | None:
-        promoted = self._warehouse.fetch("snowflake/promoted_version").to_pylist()
-        return promoted[0]["version"] if promoted else None
+    def in_service(self) -> InService:
+        rows = self._warehouse.fetch("snowflake/model_in_service").to_pylist()
+        if not rows:
+            return InService(None)
+        [row] = rows
+        if row["challenger_version"] is None:
+            return InService(row["version"])
+        return InService(row["version"], Canary(row["challenger_version"], row["share"], row["started_at"]))
 
     def _compute(self, batch: MicroBatch, *scripts: str, **parameters: Parameter) -> tuple[tuple[str, str], ...]:
         """Unload what the functions read, then compute into a work table, before the transaction that writes the
@@ -171,7 +241,18 @@ def open_kernel(warehouse: Warehouse, settings: Settings, weights: Weights) -> K
             "for the kernel in this process: export KURASHIRU_KERNEL=process"
         )
         raise ConfigurationError(message)
-    return WarehouseKernel(warehouse, settings)
+    if settings.text("KURASHIRU_EXTERNAL_SOURCE") != "none":
+        message = (
+            "an external source is asked by the kernel in the run, not by the one in the warehouse: "
+            "export KURASHIRU_KERNEL=process, or export KURASHIRU_EXTERNAL_SOURCE=none"
+        )
+        raise ConfigurationError(message)
+    return WarehouseKernel(warehouse, settings, weights)
+
+
+def _json(profiles: pa.Table) -> str:
+    rows = [{**row, "as_of": row["as_of"].isoformat()} for row in profiles.to_pylist()]
+    return orjson.dumps(rows).decode()
 
 
 def _lists_of(table: pa.Table, column: str) -> list[list[str]]:

@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from kurashiru_pipeline.catalog import RAW_EVENTS_STREAM, Stage
 from kurashiru_pipeline.clock import utc_now
+from kurashiru_pipeline.core.artifact import InService
 from kurashiru_pipeline.core.events import EVENT_NAMES, MEANINGFUL_EVENT_NAMES
 from kurashiru_pipeline.core.quality import Freshness, freshness
 from kurashiru_pipeline.core.weights import Weights, load_weights
@@ -29,7 +30,9 @@ from kurashiru_pipeline.errors import ConfigurationError, KurashiruError
 from kurashiru_pipeline.realtime.delivery import Deliverer, open_deliverer
 from kurashiru_pipeline.realtime.kernel import Kernel, open_kernel
 from kurashiru_pipeline.realtime.ledger import BEGINNING, Delivery, MicroBatch
+from kurashiru_pipeline.realtime.segments import counting_rules, renewal_rules
 from kurashiru_pipeline.serving.dynamodb import RecommendationTable
+from kurashiru_pipeline.sources.source import Consultation
 from kurashiru_pipeline.warehouse.base import LoadReport, RowCounts, Transaction, Warehouse
 
 
@@ -45,6 +48,7 @@ class Accounting:
     unknown_name_count: int
     user_count: int
     erased_user_count: int
+    preference_user_count: int
 
     @property
     def is_balanced(self) -> bool:
@@ -58,12 +62,16 @@ class StepResult:
     Attributes:
         figures: row counts, by name.
         failed: (user, error) of users it could do nothing for.
+        ranked_by: the models that made the lists, where it made any.
+        external: what an external source had to say, if one was asked.
     """
 
     batch_id: int | None
     seconds: float = 0.0
     figures: Mapping[str, int] = field(default_factory=dict)
     failed: tuple[tuple[str, str], ...] = ()
+    ranked_by: InService | None = None
+    external: Consultation | None = None
 
 
 class MicroBatchPipeline:
@@ -165,7 +173,9 @@ class MicroBatchPipeline:
         unfinished = self.unfinished_batch()
         if unfinished is not None:
             return self._accounting(unfinished.batch_id)
-        if self._is_staged_by_task or not (self._warehouse.stream_has_data(RAW_EVENTS_STREAM) or self._has_erasures()):
+        if self._is_staged_by_task or not (
+            self._warehouse.stream_has_data(RAW_EVENTS_STREAM) or _waiting_users(self._warehouse)
+        ):
             return None
         started = time.monotonic()
         batch_id = self._warehouse.transact(
@@ -177,7 +187,7 @@ class MicroBatchPipeline:
     def _stage(self, transaction: Transaction, started: float) -> int | None:
         transaction.run("stage_parse", retention_days=self._settings.integer("KURASHIRU_RETENTION_DAYS", minimum=1))
         [summary] = transaction.fetch("stage_summary").to_pylist()
-        if not summary["read_count"] and not self._has_erasures():
+        if not summary["read_count"] and not _waiting_users(self._warehouse):
             return None
         [last] = transaction.fetch("last_batch").to_pylist()
         staged_at = self._clock()
@@ -193,6 +203,7 @@ class MicroBatchPipeline:
             read_count=summary["read_count"],
             rejected_count=summary["rejected_count"],
             event_names=EVENT_NAMES,
+            max_users=self._settings.integer("KURASHIRU_MAX_BATCH_USERS", minimum=1),
         )
         accounting = _accounting(transaction.fetch("batch_ledger", batch_id=batch_id))
         if not accounting.is_balanced or accounting.duplicate_count < 0:
@@ -233,8 +244,7 @@ class MicroBatchPipeline:
                     "update_popularity",
                     batch_id=batch.batch_id,
                     watermark_at=batch.watermark_at,
-                    action_weights=self.weights.actions.model_dump(),
-                    half_life_seconds=self.weights.popularity.half_life_days * 86_400,
+                    **counting_rules(self.weights),
                 )
                 counts = transaction.run(profiles.script, batch_id=batch.batch_id, watermark_at=batch.watermark_at)
                 step.finish(transaction, counts["add"])
@@ -255,11 +265,33 @@ class MicroBatchPipeline:
             lists = self._kernel.lists(batch)
 
             def body(transaction: Transaction) -> None:
-                counts = transaction.run(lists.script, batch_id=batch.batch_id, generated_at=batch.staged_at)
+                canary = lists.ranked_by.canary
+                counts = transaction.run(
+                    lists.script,
+                    batch_id=batch.batch_id,
+                    generated_at=batch.staged_at,
+                    canary=lists.ranked_by.mark,
+                )
+                transaction.run(
+                    "record_models",
+                    batch_id=batch.batch_id,
+                    model_version=lists.ranked_by.version,
+                    challenger_version=canary.version if canary else None,
+                    challenger_share=canary.share if canary else None,
+                    challenger_threshold=canary.threshold if canary else None,
+                    canary_started_at=canary.started_at if canary else None,
+                )
+                if lists.external is not None:
+                    transaction.run("record_external_call")
+                if lists.figures["segment_lists"]:
+                    rules = renewal_rules(self.weights)
+                    transaction.run("record_segment_lists", watermark_at=batch.watermark_at, **rules)
                 step.finish(transaction, counts["add"])
 
             self._warehouse.transact(body, inputs=lists.inputs)
-            return replace(step.result(**lists.figures), failed=lists.failed)
+            return replace(
+                step.result(**lists.figures), failed=lists.failed, ranked_by=lists.ranked_by, external=lists.external
+            )
 
     def reflect(self, on_progress: Callable[[int, int], None] | None = None) -> Delivery:
         """Send changed lists to DynamoDB and record what it took. Sends everything to a table it does not know.
@@ -328,9 +360,6 @@ class MicroBatchPipeline:
         )
         return bool(delivered.num_rows)
 
-    def _has_erasures(self) -> bool:
-        return _count(self._warehouse, "pending_erasures", "user_count") > 0
-
     def _accounting(self, batch_id: int) -> Accounting:
         return _accounting(self._warehouse.fetch("batch_ledger", batch_id=batch_id))
 
@@ -394,8 +423,9 @@ def pending_work(warehouse: Warehouse, settings: Settings) -> str | None:
     if not is_staged_by_task(settings):
         if warehouse.stream_has_data(RAW_EVENTS_STREAM):
             return f"stream {RAW_EVENTS_STREAM.name} has data"
-        if _count(warehouse, "pending_erasures", "user_count"):
-            return "users wait to be erased"
+        waiting = _waiting_users(warehouse)
+        if waiting:
+            return waiting
     unfinished = warehouse.fetch("unfinished_batches", last_stage=Stage.REFLECT)
     if unfinished.num_rows:
         return f"micro-batch {unfinished['batch_id'][0].as_py()} is not delivered yet"
@@ -430,12 +460,17 @@ def batch_freshness(warehouse: Warehouse, from_batch_id: int, stage: Stage = Sta
 
 def _accounting(ledger: pa.Table) -> Accounting:
     [row] = ledger.to_pylist()
-    return Accounting(**{name: row[name] for name in Accounting.__dataclass_fields__})
+    # A row of an older program does not count preferences.
+    return Accounting(**{name: row[name] or 0 for name in Accounting.__dataclass_fields__})
 
 
 def _values(table: pa.Table, column: str) -> list[Any]:
     return table[column].to_pylist()
 
 
-def _count(warehouse: Warehouse, script: str, column: str) -> int:
-    return int(warehouse.fetch(script).column(column)[0].as_py())
+def _waiting_users(warehouse: Warehouse) -> str | None:
+    """What users wait for that an export has queued, or None."""
+    [queued] = warehouse.fetch("pending_users").to_pylist()
+    if queued["erasure_count"]:
+        return "users wait to be erased"
+    return f"{queued['preference_count']} stated preferences wait" if queued["preference_count"] else None

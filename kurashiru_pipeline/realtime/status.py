@@ -11,6 +11,7 @@ from kurashiru_pipeline.core.weights import load_weights
 from kurashiru_pipeline.environment import Settings
 from kurashiru_pipeline.realtime.kernel import open_kernel
 from kurashiru_pipeline.realtime.micro_batch import batch_freshness, pending_work
+from kurashiru_pipeline.sources.source import Standing, open_source
 from kurashiru_pipeline.warehouse import Warehouse
 
 # Freshness is of now, not of the beginning of the lake.
@@ -39,6 +40,9 @@ class Status(TypedDict):
     pending_batches: int
     pending: str | None
     model_version: str | None
+    challenger_version: str | None
+    challenger_share: float | None
+    external_source: Standing | None
 
 
 def read_status(warehouse: Warehouse, settings: Settings) -> Status:
@@ -46,6 +50,8 @@ def read_status(warehouse: Warehouse, settings: Settings) -> Status:
     [counts] = warehouse.fetch("status_counts").to_pylist()
     [last] = warehouse.fetch("last_batch").to_pylist()
     fresh = batch_freshness(warehouse, max(1, (last["batch_id"] or 0) - _FRESHNESS_BATCHES + 1))
+    service = open_kernel(warehouse, settings, load_weights()).in_service()
+    source = open_source(warehouse, settings)
     states = [warehouse.stream_status(stream) for stream in warehouse.streams]
     return {
         "environment": settings.environment,
@@ -67,5 +73,8 @@ def read_status(warehouse: Warehouse, settings: Settings) -> Status:
         ],
         "pending_batches": warehouse.fetch("unfinished_batches", last_stage=Stage.REFLECT).num_rows,
         "pending": pending_work(warehouse, settings),
-        "model_version": open_kernel(warehouse, settings, load_weights()).version(),
+        "model_version": service.version,
+        "challenger_version": service.canary.version if service.canary else None,
+        "challenger_share": service.canary.share if service.canary else None,
+        "external_source": None if source is None else source.standing(),
     }

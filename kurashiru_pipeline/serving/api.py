@@ -1,7 +1,7 @@
 """A small read API over the table of recommendations, for an app that has none of its own.
 
 Here: two routes and a server for them. `GET /recommendations/{user_id}` and `GET /health`.
-Not here: ranking or writing; a request reads one item, or two when `#default` has to step in.
+Not here: ranking or writing; a request reads one item, and one more for each list that may stand in for a missing one.
 """
 
 import re
@@ -17,6 +17,7 @@ from starlette.routing import Route
 
 from kurashiru_pipeline.clock import utc_now
 from kurashiru_pipeline.core.events import ID_PATTERN
+from kurashiru_pipeline.core.segments import fallbacks
 from kurashiru_pipeline.environment import Settings
 from kurashiru_pipeline.errors import ConfigurationError, KurashiruError
 from kurashiru_pipeline.serving.dynamodb import RecommendationTable
@@ -27,9 +28,10 @@ _USER_ID = re.compile(ID_PATTERN)
 def build_app(table: RecommendationTable, clock: Callable[[], datetime] = utc_now) -> Starlette:
     """ASGI application over a table.
 
-    `/recommendations/{user_id}` answers 200 with the list (`fallback` says that it is `#default`'s), 400 for
-    something that is no user id, 404 when not even `#default` is current. `/health` reads one item. Both
-    answer 503 with the reason when DynamoDB cannot be read.
+    `/recommendations/{user_id}` answers 200 with the list, 400 for something that is no user id, 404 when not even
+    `#default` is current. Whoever has no list gets one that fits `?tag=` (a value tag they like) or `?platform=` and
+    the time of day, else `#default`'s: `fallback` says that it is not the user's own, `list` whose it is.
+    `/health` reads one item. Both answer 503 with the reason when DynamoDB cannot be read.
 
     Args:
         table: where to read.
@@ -40,7 +42,9 @@ def build_app(table: RecommendationTable, clock: Callable[[], datetime] = utc_no
         user_id = request.path_params["user_id"]
         if not _USER_ID.fullmatch(user_id):
             return _problem(400, f"not a user id: {user_id!r}")
-        found = table.read_or_default(user_id, clock())
+        now, query = clock(), request.query_params
+        stand_ins = fallbacks(now, platform=query.get("platform"), tag=query.get("tag"))
+        found = table.read_first([user_id, *stand_ins], now)
         if found is None:
             return _problem(404, f"no recommendations for {user_id} yet, and none for everybody")
         body = {
@@ -50,6 +54,7 @@ def build_app(table: RecommendationTable, clock: Callable[[], datetime] = utc_no
             "algorithm": found.algorithm,
             "generated_at": f"{found.generated_at.isoformat()}Z",
             "fallback": found.user_id != user_id,
+            "list": found.user_id,
         }
         return JSONResponse(body)
 

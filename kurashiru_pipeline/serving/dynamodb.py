@@ -22,7 +22,6 @@ from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, Wai
 from botocore.exceptions import ConnectionError as NoConnectionError
 
 from kurashiru_pipeline.core.items import (
-    DEFAULT_USER,
     KEY,
     MARKER_USER,
     Item,
@@ -171,7 +170,7 @@ def connect(settings: Settings, *, answer_seconds: float = 10) -> "DynamoDBClien
     from botocore.config import Config  # noqa: PLC0415
 
     endpoint = settings.text("KURASHIRU_DYNAMODB_ENDPOINT")
-    is_local = bool(endpoint) and _is_loopback(endpoint)
+    is_local = bool(endpoint) and is_loopback(endpoint)
     return boto3.session.Session().client(
         "dynamodb",
         region_name=settings.text("KURASHIRU_AWS_REGION"),
@@ -326,13 +325,14 @@ class RecommendationTable:
         item = self._get(user_id, consistent=consistent)
         return None if item is None else decode_item(item)
 
-    def read_or_default(self, user_id: str, now: datetime) -> Recommendation | None:
-        """What to show a user at `now` (naive UTC): their list if it is current, else that of `#default`.
+    def read_first(self, keys: Iterable[str], now: datetime) -> Recommendation | None:
+        """The first of these lists that is current at `now` (naive UTC); None when none is.
 
-        None when `#default` is not current either.
+        Args:
+            keys: the user, then what stands in for their list (core/segments.py, `fallbacks`).
         """
-        for candidate in (user_id, DEFAULT_USER):
-            found = self.read(candidate)
+        for key in keys:
+            found = self.read(key)
             if found is not None and found.is_current(now):
                 return found
         return None
@@ -502,7 +502,7 @@ class RecommendationTable:
             raise self._explain(operation, error) from error
         except NoConnectionError as error:
             message = f"DynamoDB does not answer at {self._endpoint}: {error}"
-            if _is_loopback(self._endpoint):
+            if is_loopback(self._endpoint):
                 message += "; start the emulation with `kurashiru up --no-dagster`"
             raise _UnreachableError(message) from error
         except (HTTPClientError, WaiterError) as error:
@@ -583,7 +583,8 @@ def _is_cause(error: KurashiruError, code: str) -> bool:
     return isinstance(cause, ClientError) and cause.response["Error"]["Code"] == code
 
 
-def _is_loopback(endpoint: str) -> bool:
+def is_loopback(endpoint: str) -> bool:
+    """Whether an address is of this machine: an emulation, which takes any credentials."""
     host = urlsplit(endpoint).hostname or ""
     try:
         return host == "localhost" or ip_address(host).is_loopback

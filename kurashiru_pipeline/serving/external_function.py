@@ -19,7 +19,7 @@ from typing import Any
 
 from kurashiru_pipeline.core.events import ID_PATTERN
 from kurashiru_pipeline.core.items import (
-    DEFAULT_USER,
+    IMPERSONAL_PATTERN,
     KEY,
     MAX_ITEM_BYTES,
     Item,
@@ -41,7 +41,7 @@ SCORE_DIGITS = 6
 
 _PREFIX = "sf-external-function-"
 _GZIP = b"\x1f\x8b"
-_USER_ID = re.compile(f"{ID_PATTERN}|{re.escape(DEFAULT_USER)}")
+_USER_ID = re.compile(f"{ID_PATTERN}|{IMPERSONAL_PATTERN}")
 _EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - all times here are naive UTC
 _LATEST = 253_402_300_799  # the last second that a datetime holds
 

@@ -20,15 +20,16 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyarrow import json as arrow_json
 from pyarrow import parquet
 from snowflake.snowpark.files import SnowflakeFile
 
 from kurashiru_pipeline.core.artifact import MANIFEST, ModelArtifact, load_artifact
 from kurashiru_pipeline.core.catalogue import Catalogue
+from kurashiru_pipeline.core.impersonal import rank_by_surface
 from kurashiru_pipeline.core.items import content_hash
 from kurashiru_pipeline.core.profiles import PROFILE_SCHEMA, build_profiles
-from kurashiru_pipeline.core.ranking import rank
 from kurashiru_pipeline.core.weights import Weights, load_weights
 
 Row = tuple[Any, ...]
@@ -39,21 +40,31 @@ _RECIPE_COLUMNS: list[tuple[str, Any]] = [
     ("recipe_id", pa.string()),
     ("value_tags", _TEXTS),
     ("ingredients", _TEXTS),
+    ("author_id", pa.string()),
     ("published_at", pa.timestamp("us")),
     ("is_deleted", pa.bool_()),
 ]
 _POPULARITY_COLUMNS: list[tuple[str, Any]] = [
+    ("segment", pa.string()),
     ("recipe_id", pa.string()),
     ("decayed_count", pa.float64()),
     ("decayed_at", pa.timestamp("us")),
 ]
 _BEHAVIOR_TEXTS = ("event_id", "event_name", "recipe_id", "detail")
 _LISTS_TOGETHER = (
-    ("recipe_ids", "recipe_weights", "recipe_actions", "cooldowns"),
+    (
+        "recipe_ids",
+        "recipe_weights",
+        "recipe_actions",
+        "cooldowns",
+        "recipe_ages",
+        "recipe_counts",
+        "recipe_daytimes",
+    ),
     ("ingredients", "ingredient_weights"),
     ("tastes", "taste_weights"),
 )
-_NUMBERS = frozenset({"recipe_weights", "cooldowns", "ingredient_weights", "taste_weights"})
+_NUMBERS = frozenset(name for name in PROFILE_SCHEMA.names if PROFILE_SCHEMA.field(name).type == pa.list_(pa.float64()))
 _UNFIT = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 _FILES_KEPT = 4
 
@@ -63,7 +74,8 @@ def build_profile(frame: pd.DataFrame) -> pd.Series:
 
     Args:
         frame: user_id, behaviors (list of objects with event_id, event_name, recipe_id, detail, occurred_at; null and
-            empty mean none), recipes_url (null: no recipe is known), as_of (ISO text, naive UTC).
+            empty mean none), preferred_tags (list of texts; null: the user said nothing), recipes_url (null: no
+            recipe is known), as_of (ISO text, naive UTC).
 
     Returns:
         An object with the columns of PROFILE_SCHEMA a row, as_of as ISO text.
@@ -72,7 +84,7 @@ def build_profile(frame: pd.DataFrame) -> pd.Series:
     def build(rows: list[Row], recipes_url: str | None, as_of: str) -> list[Answer]:
         return _profiles(rows, _catalogue(recipes_url), datetime.fromisoformat(as_of))
 
-    return _answers(frame, 2, build)
+    return _answers(frame, 3, build)
 
 
 def rank_recipes(frame: pd.DataFrame) -> pd.Series:
@@ -89,15 +101,23 @@ def rank_recipes(frame: pd.DataFrame) -> pd.Series:
     def ranked(
         rows: list[Row], recipes_url: str | None, popularity_url: str | None, as_of: str, length: int | None
     ) -> list[Answer]:
-        catalogue, popularity = _catalogue(recipes_url), _popularity(popularity_url)
+        catalogue, (everybody, of_segments) = _catalogue(recipes_url), _popularity(popularity_url)
         artifact, moment = _imported_artifact(), datetime.fromisoformat(as_of)
         size = None if length is None else int(length)
 
         def rank_rows(rows: list[Row]) -> list[Answer]:
             profiles = _profile_table([profile for (profile,) in rows])
             # Snowflake spreads the batches over its processors by itself.
-            lists = rank(
-                profiles, catalogue, popularity, artifact, _weights(), moment, list_length=size, is_threaded=False
+            lists = rank_by_surface(
+                profiles,
+                catalogue,
+                everybody,
+                of_segments,
+                artifact,
+                _weights(),
+                moment,
+                list_length=size,
+                is_threaded=False,
             )
             return [
                 {**answer, "content_hash": content_hash(answer["recipe_ids"], answer["reasons"])}
@@ -153,16 +173,23 @@ def _profiles(rows: list[Row], catalogue: Catalogue, as_of: datetime) -> list[An
     nothing: Answer = {name: [] for name in PROFILE_SCHEMA.names}
 
     def build(rows: list[Row]) -> list[Answer]:
-        for user_id, _ in rows:
+        for user_id, *_ in rows:
             if not isinstance(user_id, str):
                 raise TypeError("user_id must be text")
         # Rows are told apart by their number: a user may stand in several.
-        behaviors = [(f"{number:09d}", behavior) for number, (_, given) in enumerate(rows) for behavior in given or []]
-        made = build_profiles(_behavior_table(behaviors), catalogue, _weights(), as_of).to_pylist()
+        behaviors, said = [], {}
+        for number, (_, given, preferred_tags) in enumerate(rows):
+            behaviors += [(f"{number:09d}", behavior) for behavior in given or []]
+            if preferred_tags is not None:
+                said[f"{number:09d}"] = preferred_tags
+        preferences = pa.table(
+            {"user_id": pa.array(said, pa.string()), "preferred_tags": pa.array(said.values(), _TEXTS)}
+        )
+        made = build_profiles(_behavior_table(behaviors), catalogue, _weights(), as_of, preferences).to_pylist()
         by_number = {int(profile["user_id"]): profile for profile in made}
         return [
             {**by_number.get(number, nothing), "user_id": user_id, "as_of": moment}
-            for number, (user_id, _) in enumerate(rows)
+            for number, (user_id, *_) in enumerate(rows)
         ]
 
     return _unless_unfit(rows, build, lambda row: row[0])
@@ -223,13 +250,16 @@ def _catalogue(url: str | None) -> Catalogue:
 
 
 @lru_cache(_FILES_KEPT)
-def _popularity(url: str | None) -> pa.Table:
-    """Live popularity of a Parquet file, which keeps every digit; times are ISO text, names of columns upper case."""
+def _popularity(url: str | None) -> tuple[pa.Table, pa.Table]:
+    """Live popularity of everybody and of segments, from a Parquet file, which keeps every digit; times are ISO text,
+    names of columns upper case; everybody's segment is ''."""
     content, schema = _content(url), pa.schema(_POPULARITY_COLUMNS)
     if not content:
-        return schema.empty_table()
+        return schema.empty_table(), schema.empty_table()
     table = parquet.read_table(io.BytesIO(content))
-    return table.rename_columns([name.lower() for name in table.column_names]).select(schema.names).cast(schema)
+    table = table.rename_columns([name.lower() for name in table.column_names]).select(schema.names).cast(schema)
+    is_of_everybody = pc.equal(table["segment"], pa.scalar(""))
+    return table.filter(is_of_everybody), table.filter(pc.invert(is_of_everybody))
 
 
 def _content(url: str | None) -> bytes:

@@ -30,7 +30,13 @@ TRAINING_PROCEDURE = "model.train"
 
 _TEXT = StringType()
 _SIGNATURES = {
-    "build_profile": {"user_id": _TEXT, "behaviors": ArrayType(), "recipes_url": _TEXT, "as_of": _TEXT},
+    "build_profile": {
+        "user_id": _TEXT,
+        "behaviors": ArrayType(),
+        "preferred_tags": ArrayType(),
+        "recipes_url": _TEXT,
+        "as_of": _TEXT,
+    },
     "rank_recipes": {
         "profile": MapType(),
         "recipes_url": _TEXT,
@@ -49,33 +55,44 @@ def register_functions(session: Session, version: str | None, *, is_permanent: b
         is_permanent: False only where permanent ones cannot be made (Snowpark's local testing).
     """
     code = _upload_code(session)
+    for name in _SIGNATURES:
+        _register(session, code, name, name, version, is_permanent=is_permanent)
+
+
+def register_challenger(session: Session, version: str, *, is_permanent: bool = True) -> None:
+    """Make recommendation.rank_challenger, or replace it: rank_recipes by the version that a canary tries."""
+    code = _upload_code(session)
+    _register(session, code, "rank_challenger", "rank_recipes", version, is_permanent=is_permanent)
+
+
+def _register(session: Session, code: str, name: str, handler: str, version: str | None, *, is_permanent: bool) -> None:
+    arguments = _SIGNATURES[handler]
     artifact: list[str | tuple[str, str]] = []
-    if version is not None:
-        artifact += [f"{ARTIFACTS}/{version}/{name}" for name in (ARRAYS, MANIFEST)]
-    for name, arguments in _SIGNATURES.items():
-        session.udf.register_from_file(
-            file_path=code,
-            func_name=name,
-            return_type=PandasSeriesType(VariantType()),
-            input_types=[PandasDataFrameType(list(arguments.values()))],
-            name=f"recommendation.{name}",
-            is_permanent=is_permanent,
-            stage_location=CODE,
-            imports=artifact if "profile" in arguments else [],
-            packages=list(PACKAGES),
-            replace=True,
-            copy_grants=True,
-            comment=f"model {version or 'none'}, code {code}",
-        )
+    if version is not None and "profile" in arguments:
+        artifact += [f"{ARTIFACTS}/{version}/{part}" for part in (ARRAYS, MANIFEST)]
+    session.udf.register_from_file(
+        file_path=code,
+        func_name=handler,
+        return_type=PandasSeriesType(VariantType()),
+        input_types=[PandasDataFrameType(list(arguments.values()))],
+        name=f"recommendation.{name}",
+        is_permanent=is_permanent,
+        stage_location=CODE,
+        imports=artifact,
+        packages=list(PACKAGES),
+        replace=True,
+        copy_grants=True,
+        comment=f"model {version or 'none'}, code {code}",
+    )
 
 
 def register_training(session: Session, *, is_permanent: bool = True) -> None:
-    """Make the procedure model.train(version varchar), or replace it; see training.train."""
+    """Make the procedure model.train(version varchar, champion varchar), or replace it; see training.train."""
     session.sproc.register_from_file(
         file_path=_upload_code(session),
         func_name="train",
         return_type=_TEXT,
-        input_types=[_TEXT],
+        input_types=[_TEXT, _TEXT],
         name=TRAINING_PROCEDURE,
         is_permanent=is_permanent,
         stage_location=CODE,

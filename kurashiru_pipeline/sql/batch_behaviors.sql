@@ -8,9 +8,5 @@ select
     behaviors.detail,
     behaviors.occurred_at
 from recommendation.recent_behaviors as behaviors
-inner join (
-    select distinct user_id
-    from staging.behavior_events
-    where batch_id = {{ batch_id }} and event_name in {{ meaningful_event_names }}
-) as touched on behaviors.user_id = touched.user_id
+inner join ({{ query('touched_users') }}) as touched on behaviors.user_id = touched.user_id
 order by behaviors.user_id, behaviors.occurred_at desc, behaviors.event_id;

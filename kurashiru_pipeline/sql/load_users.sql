@@ -1,4 +1,5 @@
--- Upsert of a user export: the newest row of a user wins; a user newly deleted is queued for erasure.
+-- Upsert of a user export: the newest row of a user wins; a user newly deleted is queued for erasure, one who says
+-- something else of their taste for a new list.
 -- statement: queue_erasures
 insert into ops.pending_erasures
 select distinct
@@ -12,6 +13,19 @@ where
         known.user_id is null
         or (not known.is_deleted and incoming.updated_at > known.updated_at)
     );
+
+-- statement: queue_preferences
+insert into ops.pending_preferences
+select distinct
+    incoming.user_id,
+    {{ loaded_at }} as requested_at
+from incoming_users as incoming
+left join staging.users as known on incoming.user_id = known.user_id
+where
+    not incoming.is_deleted
+    and (known.user_id is null or incoming.updated_at > known.updated_at)
+    and coalesce(array_to_string(incoming.preferred_tags, ','), '')
+    <> coalesce(case when not known.is_deleted then array_to_string(known.preferred_tags, ',') end, '');
 
 -- statement: remove_outdated
 delete from staging.users

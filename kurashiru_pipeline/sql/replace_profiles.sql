@@ -8,7 +8,10 @@ where user_id in (
 );
 
 -- statement: add
-insert into recommendation.user_profiles
+insert into recommendation.user_profiles (
+    user_id, batch_id, as_of, recipe_ids, recipe_weights, recipe_actions, cooldowns, recipe_ages, recipe_counts,
+    recipe_daytimes, ingredients, ingredient_weights, tastes, taste_weights
+)
 select
     user_id,
     {{ batch_id }} as batch_id,
@@ -17,6 +20,9 @@ select
     recipe_weights,
     recipe_actions,
     cooldowns,
+    recipe_ages,
+    recipe_counts,
+    recipe_daytimes,
     ingredients,
     ingredient_weights,
     tastes,

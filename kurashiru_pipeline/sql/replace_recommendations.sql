@@ -1,4 +1,5 @@
 -- One list a user: those of the micro-batch replace what was there; erased users go.
+-- A canary marks the lists of both arms, so that each user's first one in it is delivered even if it is as before.
 -- statement: remove
 delete from recommendation.recommendations
 where user_id in (
@@ -16,6 +17,6 @@ select
     scores,
     reasons,
     algorithm,
-    content_hash,
+    case when {{ canary }} = '' then content_hash else md5(content_hash || {{ canary }}) end as content_hash,
     {{ generated_at }} as generated_at
 from incoming_recommendations;

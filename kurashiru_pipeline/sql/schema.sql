@@ -1,4 +1,5 @@
 -- Objects of the near-real-time lake. Every statement may be run again; nothing here drops or replaces state.
+-- A column that came later stands last in its table, and once more as an alteration, for lakes that are older.
 -- statement: raw
 create schema if not exists raw;
 -- statement: staging
@@ -101,13 +102,35 @@ create table if not exists recommendation.user_profiles (
     ingredients {{ array_type('varchar') }},
     ingredient_weights {{ array_type('double') }},
     tastes {{ array_type('varchar') }},
-    taste_weights {{ array_type('double') }}
+    taste_weights {{ array_type('double') }},
+    recipe_ages {{ array_type('double') }},
+    recipe_counts {{ array_type('double') }},
+    recipe_daytimes {{ array_type('double') }}
 );
+-- statement: recommendation.user_profiles.recipe_ages
+alter table recommendation.user_profiles add column if not exists recipe_ages {{ array_type('double') }};
+-- statement: recommendation.user_profiles.recipe_counts
+alter table recommendation.user_profiles add column if not exists recipe_counts {{ array_type('double') }};
+-- statement: recommendation.user_profiles.recipe_daytimes
+alter table recommendation.user_profiles add column if not exists recipe_daytimes {{ array_type('double') }};
 -- statement: recommendation.live_popularity
 create table if not exists recommendation.live_popularity (
     recipe_id varchar,
     decayed_count double,
     decayed_at timestamp
+);
+-- statement: recommendation.segment_popularity
+create table if not exists recommendation.segment_popularity (
+    segment varchar,
+    recipe_id varchar,
+    decayed_count double,
+    decayed_at timestamp
+);
+-- statement: recommendation.segment_lists
+create table if not exists recommendation.segment_lists (
+    segment varchar,
+    weight double,
+    made_at timestamp
 );
 -- statement: recommendation.recommendations
 create table if not exists recommendation.recommendations (
@@ -141,8 +164,11 @@ create table if not exists ops.batches (
     rejected_count bigint,
     unknown_name_count bigint,
     user_count bigint,
-    erased_user_count bigint
+    erased_user_count bigint,
+    preference_user_count bigint
 );
+-- statement: ops.batches.preference_user_count
+alter table ops.batches add column if not exists preference_user_count bigint;
 -- statement: ops.batch_stages
 create table if not exists ops.batch_stages (
     batch_id bigint,
@@ -167,6 +193,39 @@ create table if not exists ops.pending_erasures (
 create table if not exists ops.batch_erasures (
     batch_id bigint,
     user_id varchar
+);
+-- statement: ops.pending_preferences
+create table if not exists ops.pending_preferences (
+    user_id varchar,
+    requested_at timestamp
+);
+-- statement: ops.batch_preferences
+create table if not exists ops.batch_preferences (
+    batch_id bigint,
+    user_id varchar
+);
+-- statement: ops.external_calls
+create table if not exists ops.external_calls (
+    batch_id bigint,
+    source varchar,
+    breaker varchar,
+    asked_count bigint,
+    answered_count bigint,
+    failed_count bigint,
+    late_count bigint,
+    unknown_count bigint,
+    seconds double,
+    error varchar,
+    called_at timestamp
+);
+-- statement: ops.batch_models
+create table if not exists ops.batch_models (
+    batch_id bigint,
+    model_version varchar,
+    challenger_version varchar,
+    challenger_share double,
+    challenger_threshold varchar,
+    canary_started_at timestamp
 );
 -- statement: ops.delivery_targets
 create table if not exists ops.delivery_targets (

@@ -63,6 +63,20 @@ from ops.pending_erasures;
 -- statement: erasures_taken
 delete from ops.pending_erasures;
 
+-- statement: preferences
+insert into ops.batch_preferences
+select
+    {{ batch_id }} as batch_id,
+    user_id
+from ops.pending_preferences
+group by user_id
+order by min(requested_at), user_id
+limit {{ max_users }};
+
+-- statement: preferences_taken
+delete from ops.pending_preferences
+where user_id in (select user_id from ops.batch_preferences where batch_id = {{ batch_id }});
+
 -- statement: ledger
 insert into ops.batches
 select
@@ -75,7 +89,8 @@ select
     {{ rejected_count }} as rejected_count,
     count(case when event_name not in {{ event_names }} then 1 end) as unknown_name_count,
     count(distinct user_id) as user_count,
-    (select count(*) from ops.batch_erasures where batch_id = {{ batch_id }}) as erased_user_count
+    (select count(*) from ops.batch_erasures where batch_id = {{ batch_id }}) as erased_user_count,
+    (select count(*) from ops.batch_preferences where batch_id = {{ batch_id }}) as preference_user_count
 from (
     select
         event_name,

@@ -400,12 +400,12 @@ class DuckLakeWarehouse(Warehouse):
         return int(snapshots), int(files), int(size)
 
     def _has_objects(self) -> bool:
-        present = {
-            f"{schema}.{table}"
-            for schema, table in self._connection.execute(
-                f"select schema_name, table_name from duckdb_tables() where database_name = '{ALIAS}'"
-            ).fetchall()
-        }
+        """Whether every table is there, with every column that came later than it."""
+        present = set()
+        for schema, table, column in self._connection.execute(
+            f"select schema_name, table_name, column_name from duckdb_columns() where database_name = '{ALIAS}'"
+        ).fetchall():
+            present |= {f"{schema}.{table}", f"{schema}.{table}.{column}"}
         wanted = {statement.name for statement in self._render("schema", {}, _no_stream) if "." in statement.name}
         return present >= wanted | {"ops.stream_offsets"}
 

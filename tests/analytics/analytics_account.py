@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 import pytest
-from analytics_lake import Event, event_rows, recipe_rows, rounded, user_rows
+from analytics_lake import Event, event_rows, model_rows, recipe_rows, rounded, user_rows
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from dbt.cli.main import dbtRunner
@@ -60,6 +60,7 @@ class Account:
         """See analytics_lake.write_catalogue."""
         self._stage("staging.recipes", recipe_rows())
         self._stage("staging.users", user_rows())
+        self._stage("ops.batch_models", model_rows())
 
     def write_events(self, events: list[Event]) -> None:
         """See analytics_lake.write_events."""

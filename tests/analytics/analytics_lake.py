@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from kurashiru_pipeline.core.canary import Canary
 from kurashiru_pipeline.environment import Environment, Settings
 from kurashiru_pipeline.warehouse import open_warehouse
 from kurashiru_pipeline.warehouse.ducklake import attach, connect
@@ -22,6 +23,7 @@ from kurashiru_pipeline.warehouse.ducklake import attach, connect
 FIRST_DAY = datetime(2026, 10, 1)
 DAYS = 12
 BATCHES_A_DAY = 2
+CANARY = Canary("v2", 0.4, FIRST_DAY)
 TAGS = ("time_saving", "savings", "microwave", "weight_loss", "baby_food", "entertainment")
 PLAIN_NAMES = (
     "recipe_impression",
@@ -182,10 +184,25 @@ def event_rows(events: list[Event]) -> list[dict[str, object]]:
     ]
 
 
+def model_rows(canary: Canary = CANARY) -> list[dict[str, object]]:
+    """Rows of ops.batch_models: lists 2 and 3 were made with a canary."""
+    tried = {
+        "challenger_version": canary.version,
+        "challenger_share": canary.share,
+        "challenger_threshold": canary.threshold,
+        "canary_started_at": canary.started_at,
+    }
+    return [
+        {"batch_id": batch, "model_version": "v1", **(tried if batch in {2, 3} else dict.fromkeys(tried))}
+        for batch in range(1, DAYS * BATCHES_A_DAY + 1)
+    ]
+
+
 def write_catalogue(settings: Settings) -> None:
-    """Exports of recipes and users."""
+    """Exports of recipes and users, and which models made the lists."""
     _insert(settings, "staging.recipes", recipe_rows())
     _insert(settings, "staging.users", user_rows())
+    _insert(settings, "ops.batch_models", model_rows())
 
 
 def write_events(settings: Settings, events: list[Event]) -> None:

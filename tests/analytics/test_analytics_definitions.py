@@ -17,7 +17,7 @@ from kurashiru_pipeline.catalog import Group, Owner
 from kurashiru_pipeline.environment import PROJECT_ROOT, Environment, Settings
 from kurashiru_pipeline.errors import ConfigurationError
 
-SOURCES = {catalog.STAGED_BEHAVIOR_EVENTS, catalog.RECIPES, catalog.USERS}
+SOURCES = {catalog.STAGED_BEHAVIOR_EVENTS, catalog.RECIPES, catalog.USERS, catalog.BATCH_MODELS}
 DESCRIBE = """
 import json
 from kurashiru_pipeline.analytics.definitions import defs

@@ -87,6 +87,16 @@ def test_the_first_pass_trusts_nobody_yet(settings: Settings) -> None:
     }
 
 
+def test_only_an_external_source_that_is_on_may_be_asked(settings: Settings) -> None:
+    named = {**settings.environ, "KURASHIRU_EXTERNAL_ENDPOINT": "kurashiru-recommender"}
+    asking = {**named, "KURASHIRU_EXTERNAL_SOURCE": "sagemaker"}
+    endpoints = [
+        overrides(aws.commands(Settings.load(settings.environment, environ), "code", {})[1])["ExternalEndpointName"]
+        for environ in (settings.environ, named, asking)
+    ]
+    assert endpoints == ["", "", "kurashiru-recommender"]
+
+
 def test_dry_run_prints_what_would_run_and_builds_the_package(
     kurashiru: Any, settings: Settings, commands_run: Path
 ) -> None:

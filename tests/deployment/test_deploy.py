@@ -147,11 +147,11 @@ def test_a_new_version_and_a_changed_repeatable_script_are_applied(
     bootstrapped: StandIn, settings: Settings, migrations: Path
 ) -> None:
     apply_migrations(settings, None, lambda _: None)
-    (migrations / "V1.1.0__notes.sql").write_text("create table if not exists ops.notes (note varchar);")
+    (migrations / "V9.0.0__notes.sql").write_text("create table if not exists ops.notes (note varchar);")
     grants = migrations / "R__grants.sql"
     grants.write_text(grants.read_text() + "grant select on table ops.notes to role {{ reader }};\n")
 
-    assert apply_migrations(settings, None, lambda _: None).applied == ("V1.1.0__notes.sql", "R__grants.sql")
+    assert apply_migrations(settings, None, lambda _: None).applied == ("V9.0.0__notes.sql", "R__grants.sql")
     assert rows(bootstrapped, "select count(*) from ops.notes") == [(0,)]
 
 
@@ -173,15 +173,15 @@ def test_a_version_below_the_last_is_refused(bootstrapped: StandIn, settings: Se
 def test_a_statement_that_fails_is_named_and_goes_on_from_there_once_mended(
     bootstrapped: StandIn, settings: Settings, migrations: Path
 ) -> None:
-    late = migrations / "V1.2.0__late.sql"
+    late = migrations / "V9.0.0__late.sql"
     late.write_text("create table if not exists ops.early (note varchar); insert into ops.nowhere values (1);")
-    with pytest.raises(KurashiruError, match=r"V1\.2\.0__late\.sql failed[\s\S]*kurashiru deploy snowflake"):
+    with pytest.raises(KurashiruError, match=r"V9\.0\.0__late\.sql failed[\s\S]*kurashiru deploy snowflake"):
         apply_migrations(settings, None, lambda _: None)
     failed = rows(bootstrapped, "select script from ops.change_history where status = 'Failed'")
-    assert failed == [("V1.2.0__late.sql",)]
+    assert failed == [("V9.0.0__late.sql",)]
 
     late.write_text("create table if not exists ops.early (note varchar);")
-    assert "V1.2.0__late.sql" in apply_migrations(settings, None, lambda _: None).applied
+    assert "V9.0.0__late.sql" in apply_migrations(settings, None, lambda _: None).applied
 
 
 def test_the_bootstrap_gives_what_the_aws_stack_must_trust(administered: Administration, settings: Settings) -> None:

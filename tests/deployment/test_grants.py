@@ -58,7 +58,7 @@ def held(settings: Settings) -> set[Privilege]:
         else:
             found.add((grant.privilege, grant.name.partition("(")[0]))
     # Objects that no script makes: schemachange's table is one of ops, the transformer owns the functions it makes.
-    functions = {("usage", f"recommendation.{name}") for name in ("build_profile", "rank_recipes")}
+    functions = {("usage", f"recommendation.{name}") for name in ("build_profile", "rank_recipes", "rank_challenger")}
     return found | functions | {("select", "ops.change_history")}
 
 

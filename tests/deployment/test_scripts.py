@@ -28,6 +28,7 @@ REPEATABLE_FORMS = (
     r"describe ",
     r"select system\$get_",
     r"alter warehouse \w+ set ",
+    r"alter table [\w.]+ add column if not exists ",
     r"insert into [\s\S]* where not exists ",
 )
 SCHEMAS = ("raw", "staging", "recommendation", "serving", "ops", "model")
@@ -38,6 +39,8 @@ OF_SNOWFLAKE_ONLY = {
     "serving.delivery_results",
     "ops.writer_lease",
     "model.promotions",
+    "model.canaries",
+    "model.decisions",
 }
 
 

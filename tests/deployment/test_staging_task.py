@@ -35,15 +35,18 @@ TABLES = {
     "ops.batch_files": "*",
     "ops.batch_erasures": "*",
     "ops.pending_erasures": "*",
+    "ops.batch_preferences": "*",
+    "ops.pending_preferences": "*",
 }
 
 
 @dataclass
 class Loads:
-    """What comes between two micro-batches: lines by hour of loading, users to erase."""
+    """What comes between two micro-batches: lines by hour of loading, users to erase, users who said what they like."""
 
     lines: dict[float, list[str]] = field(default_factory=dict)
     erased: Sequence[str] = ()
+    said: Sequence[str] = ()
 
 
 def line(number: int, hour: float = 0.0, **changes: Any) -> str:
@@ -86,6 +89,8 @@ TRAFFIC = {
     "unknown name": Loads({2.1: [line(300, 2.1, event_name="recipe_sung")]}),
     "erasures alone": Loads(erased=["u1", "u2", "u1"]),
     "lines and erasures": Loads({3: [line(400, 3), broken(5)]}, erased=["u3"]),
+    "preferences alone": Loads(said=["u1", "u2", "u1"]),
+    "lines and preferences": Loads({4: [line(500, 4)]}, said=["u4"]),
 }
 
 
@@ -109,7 +114,8 @@ def steps(tables: SnowflakeTables) -> list[Step]:
 def bring(tables: SnowflakeTables, name: str, loads: Loads) -> None:
     for hour, lines in loads.lines.items():
         tables.insert_lines(lines, file_name=f"{name} {hour}", loaded_at=NOW + timedelta(hours=hour))
-    tables.insert("ops.pending_erasures", [{"user_id": user, "requested_at": NOW} for user in loads.erased])
+    for table, users in (("ops.pending_erasures", loads.erased), ("ops.pending_preferences", loads.said)):
+        tables.insert(table, [{"user_id": user, "requested_at": NOW} for user in users])
 
 
 def state(tables: SnowflakeTables) -> dict[str, list[Any]]:

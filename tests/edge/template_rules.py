@@ -21,6 +21,7 @@ STAGE_PREFIXES = ("events/", "recipes/", "users/")
 STATEFUL = ("LandingBucket", "RecommendationTable")
 TABLE = {"Fn::GetAtt": ["RecommendationTable", "Arn"]}
 BUCKET = {"Fn::GetAtt": ["LandingBucket", "Arn"]}
+ENDPOINT = "arn:${AWS::Partition}:sagemaker:${AWS::Region}:${AWS::AccountId}:endpoint/${ExternalEndpointName}"
 GRANTS = {
     "StorageRole": {"s3:GetObject", "s3:GetObjectVersion", "s3:ListBucket", "s3:GetBucketLocation"},
     "FirehoseRole": {
@@ -43,6 +44,7 @@ GRANTS = {
         "dynamodb:Scan",
         "dynamodb:PutItem",
         "dynamodb:BatchWriteItem",
+        "sagemaker:InvokeEndpoint",
     },
 }
 """Everything that anything of the stack may do."""
@@ -84,6 +86,7 @@ def complaints(template: Node) -> list[str]:
         _topic,
         _trust,
         _grants,
+        _orchestrator,
         _logs,
         _alarms,
         _outputs,
@@ -326,7 +329,11 @@ def _grants(template: Node) -> Iterator[str]:
             yield from (f"{name} may do {action}" for action in actions if "*" in action)
             for resource in _listed(statement["Resource"]):
                 place = resource.get("Fn::Sub", "") if isinstance(resource, dict) else resource
-                if place and not re.fullmatch(r"\$\{LandingBucket\.Arn\}/(events|recipes|users|errors)/\*", place):
+                if (
+                    place
+                    and place != ENDPOINT
+                    and not re.fullmatch(r"\$\{LandingBucket\.Arn\}/(events|recipes|users|errors)/\*", place)
+                ):
                     yield f"{name} may reach {place}"
         if granted != GRANTS.get(name):
             yield f"{name} may do {', '.join(sorted(granted))}, unlike tests/edge/template_rules.py says"
@@ -338,6 +345,9 @@ def _grants(template: Node) -> Iterator[str]:
     expected = {"StringLike": {"s3:prefix": [f"{prefix}*" for prefix in STAGE_PREFIXES]}}
     if [each.get("Condition") for each in listing] != [expected]:
         yield "StorageRole may list more than the stage"
+
+
+def _orchestrator(template: Node) -> Iterator[str]:
     written = {}
     for node in template["Resources"]["OrchestratorPolicy"]["Properties"]["PolicyDocument"]["Statement"]:
         condition, statement = node.get("Fn::If", ["", node])[:2]
@@ -347,6 +357,8 @@ def _grants(template: Node) -> Iterator[str]:
         yield "the orchestrator may put more than #marker"
     if written.get("dynamodb:BatchWriteItem") != ("WritesDirectly", None):
         yield "the orchestrator may write recommendations though Reflect is external_function"
+    if written.get("sagemaker:InvokeEndpoint") != ("AsksExternalSource", None):
+        yield "the orchestrator may ask an endpoint though none is named"
 
 
 def _logs(template: Node) -> Iterator[str]:

@@ -12,6 +12,7 @@ from kurashiru_pipeline.realtime.build import build_definitions
 from kurashiru_pipeline.realtime.resources import PipelineResource
 from kurashiru_pipeline.serving.dynamodb import connect
 from tests.engines import Accounts
+from tests.sources.service import ENDPOINT, MODEL_FAILED, Service
 from tests.traffic import land, put
 
 
@@ -79,6 +80,32 @@ def test_checks_fail_when_they_should(
     put(settings.landing, "events/2026/01/01/00/rejected", b"no json\n" * 5)
     failed = {name for name, passed in _run(definitions, instance).items() if not passed}
     assert failed == {"raw/behavior_events:files_readable", "staging/rejected_events:reject_rate"}
+
+
+@pytest.mark.parametrize("engine", ["ducklake"], indirect=True)
+def test_an_external_source_is_shown_and_warned_of(
+    variables: dict[str, str], instance: dg.DagsterInstance, settings: Settings
+) -> None:
+    with Service() as service:
+        service.behave = lambda number, users: MODEL_FAILED
+        on = {
+            "KURASHIRU_EXTERNAL_SOURCE": "sagemaker",
+            "KURASHIRU_EXTERNAL_ENDPOINT": ENDPOINT,
+            "KURASHIRU_EXTERNAL_URL": service.url,
+            "KURASHIRU_EXTERNAL_FAILURES": "1",
+        }
+        pipeline = PipelineResource(environment="local", variables=variables | on)
+        land(settings.landing, "a", events=60)
+        outcome = _run(build_definitions(Environment.LOCAL, pipeline=pipeline), instance)
+    assert {name for name, passed in outcome.items() if not passed} == {
+        "recommendation/recommendations:external_source_answers"
+    }
+    event = instance.get_latest_materialization_event(dg.AssetKey(catalog.RECOMMENDATIONS))
+    assert event is not None
+    assert event.asset_materialization is not None
+    shown = {name: entry.value for name, entry in event.asset_materialization.metadata.items()}
+    assert (shown["external_asked"], shown["external_answered"], shown["external_breaker"]) == (5, 0, "open")
+    assert shown["external_seconds"] > 0
 
 
 @pytest.mark.stand_in

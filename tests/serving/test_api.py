@@ -25,7 +25,7 @@ from kurashiru_pipeline.serving.api import build_app, serve
 Get = Callable[[str], tuple[int, Any]]
 
 
-def call(app: Starlette, path: str) -> tuple[int, Any]:
+def call(app: Starlette, url: str) -> tuple[int, Any]:
     """Status and JSON body of a GET request."""
     sent: list[dict[str, Any]] = []
 
@@ -35,7 +35,8 @@ def call(app: Starlette, path: str) -> tuple[int, Any]:
     async def send(message: dict[str, Any]) -> None:
         sent.append(message)
 
-    scope = {"type": "http", "method": "GET", "path": path, "headers": [], "query_string": b""}
+    path, _, query = url.partition("?")
+    scope = {"type": "http", "method": "GET", "path": path, "headers": [], "query_string": query.encode()}
     asyncio.run(app(scope, receive, send))
     return sent[0]["status"], json.loads(b"".join(message.get("body", b"") for message in sent))
 
@@ -60,6 +61,7 @@ def test_user_sees_their_own_list(rig: Rig, get: Get) -> None:
         "algorithm": "popular",
         "generated_at": "2026-11-23T09:30:00Z",
         "fallback": False,
+        "list": "reader",
     }
 
 
@@ -72,6 +74,37 @@ def test_others_see_the_default(rig: Rig, get: Get) -> None:
         status, body = get(f"/recommendations/{user_id}")
         assert (status, body["user_id"], body["version"], body["fallback"]) == (200, user_id, 3, True)
         assert [recipe["recipe_id"] for recipe in body["recipes"]] == ["r1", "r2"]
+
+
+EVENING = "#segment:ios:evening"  # NOW is half past six in Japan
+
+
+@pytest.mark.parametrize(
+    ("query", "shown"),
+    [
+        ("", DEFAULT_USER),
+        ("?platform=ios", EVENING),
+        ("?platform=web", DEFAULT_USER),
+        ("?platform=tv", DEFAULT_USER),
+        ("?platform=ios:evening%23", DEFAULT_USER),
+        ("?tag=savings", "#segment:tag:savings"),
+        ("?tag=savings&platform=ios", "#segment:tag:savings"),
+        ("?tag=unknown&platform=ios", EVENING),
+        ("?platform=tag:savings", DEFAULT_USER),
+    ],
+)
+def test_who_has_no_list_sees_that_of_their_segment(rig: Rig, get: Get, query: str, shown: str) -> None:
+    keys = [DEFAULT_USER, EVENING, "#segment:ios:noon", "#segment:android:evening", "#segment:tag:savings", "reader"]
+    rig.table.write([make_item(key) for key in keys])
+    status, body = get(f"/recommendations/stranger{query}")
+    assert (status, body["list"], body["fallback"]) == (200, shown, True)
+    assert get(f"/recommendations/reader{query}")[1]["list"] == "reader"
+
+
+def test_the_segment_follows_the_clock_in_japan(rig: Rig) -> None:
+    rig.table.write([make_item(key) for key in (DEFAULT_USER, EVENING, "#segment:ios:night")])
+    ten_at_night = build_app(rig.table, lambda: NOW.replace(hour=13))
+    assert call(ten_at_night, "/recommendations/stranger?platform=ios")[1]["list"] == "#segment:ios:night"
 
 
 def test_expired_lists_are_not_shown(rig: Rig) -> None:

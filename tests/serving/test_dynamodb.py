@@ -261,7 +261,7 @@ def test_reader_falls_back_to_default_unless_the_list_is_current(rig: Rig) -> No
     rig.table.write([make_item(DEFAULT_USER), make_item("reader"), tombstone("gone")])
 
     def shown_to(user_id: str, now: Any = NOW) -> str | None:
-        found = rig.table.read_or_default(user_id, now)
+        found = rig.table.read_first([user_id, DEFAULT_USER], now)
         return None if found is None else found.user_id
 
     assert shown_to("reader") == "reader"
@@ -287,7 +287,7 @@ def test_reads_that_check_a_delivery_are_consistent_and_those_for_users_cheap(ri
     rig.table.read("user1", consistent=True)
     rig.table.marker()
     rig.table.count()
-    rig.table.read_or_default("user1", NOW)
+    rig.table.read_first(["user1", DEFAULT_USER], NOW)
     assert consistent == [True, True, True, False, False]
 
 

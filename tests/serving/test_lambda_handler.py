@@ -69,8 +69,9 @@ def test_rows_become_items_and_are_answered_by_number(rig: Rig) -> None:
         ("u1", 7, recommendation()),
         ("u2", 7, TOMBSTONE),
         (DEFAULT_USER, 7, recommendation(reasons=["popular"] * 2)),
+        ("#segment:tag:baby_food", 7, recommendation()),
     ]
-    assert call(rig, rows) == [{"status": "OK", "dropped_recipes": 0}] * 3
+    assert call(rig, rows) == [{"status": "OK", "dropped_recipes": 0}] * 4
     stored = items(rig)
     assert stored["u1"] == {
         "user_id": {"S": "u1"},
@@ -84,7 +85,7 @@ def test_rows_become_items_and_are_answered_by_number(rig: Rig) -> None:
         "expires_at": {"N": str(EXPIRES_AT)},
     }
     assert decode_item(stored["u2"]).is_deleted
-    assert stored.keys() == {"u1", "u2", DEFAULT_USER}
+    assert stored.keys() == {"u1", "u2", DEFAULT_USER, "#segment:tag:baby_food"}
 
 
 def test_row_numbers_are_snowflakes_not_ours(rig: Rig) -> None:

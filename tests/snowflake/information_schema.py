@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 import sqlglot
@@ -70,13 +71,11 @@ def relation(session: Connection, name: str) -> exp.Query:
     return query
 
 
-def declared_types(create: exp.Create) -> dict[str, str]:
-    """Column and Snowflake's name of its type, of CREATE TABLE with columns."""
-    if not isinstance(create.this, exp.Schema):
-        return {}
+def declared_types(columns: Iterable[exp.Expression]) -> dict[str, str]:
+    """Column and Snowflake's name of its type, of what CREATE TABLE or ALTER TABLE names."""
     return {
         (column.name if column.this.args.get("quoted") else column.name.upper()): _type_name(column.args["kind"])
-        for column in create.this.expressions
+        for column in columns
         if isinstance(column, exp.ColumnDef) and column.args.get("kind") is not None
     }
 

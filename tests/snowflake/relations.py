@@ -62,7 +62,7 @@ def _create(cursor: Cursor, expression: exp.Create, name: ObjectName, *, is_view
         if expression.args.get("exists"):
             return Result.of_status(f"{name.name} already exists, statement succeeded.")
         raise errors.exists(name.name)
-    types = information_schema.declared_types(expression)
+    types = information_schema.declared_types(expression.this.expressions)
     plan = dialect.prepare(session, expression, is_target_kept=is_temporary)
     if is_view and plan.streams:
         raise errors.not_emulated("a view over a stream")
@@ -112,7 +112,13 @@ def _alter(cursor: Cursor, expression: exp.Alter, name: ObjectName) -> Result:
     session = cursor.connection
     affected = streams.sinks(session, name)
     actions = expression.args["actions"]
+    types = information_schema.declared_types(actions)
+    known = {column for table, column, *_ in information_schema.columns(session) if table == name}
     result = cursor.run_by_fakesnow(expression)
+    place = quoted(session.account.database, *name)
+    information_schema.remember_types(
+        session, place, {column: kind for column, kind in types.items() if column not in known}
+    )
     for action in actions:
         if isinstance(action, exp.AlterRename):
             streams.follow(session, name, dialect.table_name(session, action.this))

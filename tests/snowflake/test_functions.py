@@ -283,3 +283,12 @@ def test_declared_types_are_told(session: Connection, schema: str) -> None:
     assert [(row[2], row[3]) for row in shown][:1] == [("A", '{"type": "ARRAY", "nullable": true}')]
     query = f"select table_name from information_schema.tables where table_schema = '{schema}'"
     assert rows(session, query) == [("T",)]
+
+
+def test_a_column_may_come_later(session: Connection, schema: str) -> None:
+    run(session, "create table t (a varchar)", "insert into t values ('x')")
+    for _ in range(2):
+        run(session, "alter table t add column if not exists late array")
+    run(session, "insert into t (a, late) select 'y', parse_json('[1.5]')::array")
+    assert rows(session, "select a, late from t order by a") == [("x", None), ("y", "[1.5]")]
+    assert [row[:2] for row in rows(session, "describe table t")][1] == ("LATE", "ARRAY")

@@ -29,9 +29,14 @@ def stand_in_functions(artifact: Path | None) -> dict[str, tuple[Call, int]]:
         artifact: folder of the artifact the functions are registered with (`models/<version>`); None: without one.
     """
     return {
-        "RECOMMENDATION.BUILD_PROFILE": (partial(_call, handlers.build_profile, artifact), 4),
+        "RECOMMENDATION.BUILD_PROFILE": (partial(_call, handlers.build_profile, artifact), 5),
         "RECOMMENDATION.RANK_RECIPES": (partial(_call, handlers.rank_recipes, artifact), 5),
     }
+
+
+def challenger_function(artifact: Path) -> tuple[Call, int]:
+    """RECOMMENDATION.RANK_CHALLENGER, likewise."""
+    return partial(_call, handlers.rank_recipes, artifact), 5
 
 
 def _call(handler: Callable[[pd.DataFrame], pd.Series], artifact: Path | None, rows: list[tuple]) -> list[Any]:

@@ -16,21 +16,28 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from kurashiru_pipeline.core.artifact import ModelArtifact, save_artifact
+from kurashiru_pipeline.core.segments import PLATFORM_SEGMENTS
 from tests.kitchen import NOW, behaviors_table, did, model, popularity, recipe, recipes_table
 
 TAGS = ("time_saving", "savings", "microwave", "weight_loss")
 INGREDIENTS = ("卵", "豚肉", "キャベツ", "tomato", "soy sauce", "豆腐")
 EVENTS = ("recipe_view", "recipe_view", "recipe_favorite", "recipe_unfavorite", "recipe_cooked", "shopping_list_add")
 AS_OF = NOW.isoformat()
+TEXTS: Any = pa.list_(pa.string())
 
 
 @dataclass(frozen=True)
 class Scene:
-    """Tables of the kernel; `recipes_url` and `popularity_url` are their files, `artifact_folder` the model's."""
+    """Tables of the kernel; `recipes_url` and `popularity_url` are their files, `artifact_folder` the model's.
+
+    `said` are stated preferences by user.
+    """
 
     recipes: pa.Table
     live_popularity: pa.Table
+    segment_popularity: pa.Table
     behaviors: pa.Table
+    said: dict[str, list[str]]
     artifact: ModelArtifact
     recipes_url: str
     popularity_url: str
@@ -39,9 +46,19 @@ class Scene:
     def build_rows(self) -> list[tuple[Any, ...]]:
         """Arguments of build_profile, a row a user."""
         return [
-            (user_id, [json_object(row, without=("user_id",)) for row in rows], self.recipes_url, AS_OF)
+            (
+                user_id,
+                [json_object(row, without=("user_id",)) for row in rows],
+                self.said.get(user_id),
+                self.recipes_url,
+                AS_OF,
+            )
             for user_id, rows in by_user(self.behaviors).items()
         ]
+
+    @property
+    def preferences(self) -> pa.Table:
+        return pa.table({"user_id": list(self.said), "preferred_tags": pa.array(self.said.values(), TEXTS)})
 
     def rank_rows(self, profiles: list[dict[str, Any]], length: int | None = 10) -> list[tuple[Any, ...]]:
         """Arguments of rank_recipes for what build_profile answered."""
@@ -65,6 +82,12 @@ def make_scene(folder: Path, seed: int = 3) -> Scene:
         )
     )
     live = popularity(**{name: rng.random() * 100 for name in rng.sample(names, 40)})
+    of_segments = [
+        popularity(**{name: rng.random() * 100 for name in rng.sample(names, 20)}).append_column(
+            "segment", pa.array([segment] * 20)
+        )
+        for segment in PLATFORM_SEGMENTS[:3]
+    ]
     transitions = {(rng.choice(names), rng.choice(names)): rng.random() for _ in range(400)}
     artifact = model({pair: weight for pair, weight in transitions.items() if pair[0] != pair[1]}, {names[0]: 3.0})
     behaviors = [
@@ -72,11 +95,13 @@ def make_scene(folder: Path, seed: int = 3) -> Scene:
     ]
     recipes_url, popularity_url = folder / "recipes.ndjson.gz", folder / "popularity.parquet"
     write_ndjson(recipes, recipes_url)
-    write_popularity(live, popularity_url)
+    write_popularity(live, pa.concat_tables(of_segments), popularity_url)
     return Scene(
         recipes=recipes,
         live_popularity=live,
+        segment_popularity=pa.concat_tables(of_segments),
         behaviors=behaviors_table(*behaviors),
+        said={f"user-{number:02d}": rng.sample(TAGS, number % 3) for number in range(0, 40, 2)},
         artifact=artifact,
         recipes_url=str(recipes_url),
         popularity_url=str(popularity_url),
@@ -118,8 +143,10 @@ def write_ndjson(table: pa.Table, path: Path) -> None:
     path.write_bytes(gzip.compress(lines) if path.suffix == ".gz" else lines)
 
 
-def write_popularity(table: pa.Table, path: Path) -> None:
-    """As it is unloaded: names upper case, times as text."""
+def write_popularity(everybody: pa.Table, of_segments: pa.Table, path: Path) -> None:
+    """As it is unloaded: everybody's segment is '', names upper case, times as text."""
+    nobody = pa.array([""] * len(everybody), pa.string())
+    table = pa.concat_tables([everybody.append_column("segment", nobody), of_segments])
     times = pa.array([json_object(row)["decayed_at"] for row in table.to_pylist()], pa.string())
     named = table.set_column(2, "decayed_at", times).rename_columns([name.upper() for name in table.column_names])
     parquet.write_table(named, path)

@@ -11,9 +11,11 @@ import pytest
 from kurashiru_pipeline.core import ranking
 from kurashiru_pipeline.core.artifact import MANIFEST
 from kurashiru_pipeline.core.catalogue import Catalogue
+from kurashiru_pipeline.core.impersonal import impersonal_profiles, rank_by_surface
 from kurashiru_pipeline.core.items import DEFAULT_USER, content_hash
 from kurashiru_pipeline.core.profiles import PROFILE_SCHEMA, build_profiles
-from kurashiru_pipeline.core.ranking import default_list, rank
+from kurashiru_pipeline.core.ranking import rank
+from kurashiru_pipeline.core.segments import PLATFORM_SEGMENTS, TAG_SEGMENTS
 from kurashiru_pipeline.core.weights import load_weights
 from kurashiru_pipeline.errors import ConfigurationError
 from kurashiru_pipeline.snowpark import handlers
@@ -31,7 +33,8 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
 
 @pytest.fixture(scope="module")
 def kernel_profiles(scene: Scene) -> Any:
-    return build_profiles(scene.behaviors, Catalogue.from_arrow(scene.recipes), load_weights(), NOW)
+    catalogue = Catalogue.from_arrow(scene.recipes)
+    return build_profiles(scene.behaviors, catalogue, load_weights(), NOW, scene.preferences)
 
 
 @pytest.fixture(scope="module")
@@ -77,10 +80,27 @@ def test_lists_are_the_kernels(scene: Scene, profiles: Answers, kernel_profiles:
     assert {answer["algorithm"] for answer in made} == {"m1" if with_model else "popular"}
 
 
-def test_the_default_list_is_that_of_an_empty_profile(scene: Scene) -> None:
-    catalogue = Catalogue.from_arrow(scene.recipes)
-    expected = default_list(catalogue, scene.live_popularity, scene.artifact, load_weights(), NOW, list_length=10)
-    assert ranked(scene.rank_rows([{"user_id": DEFAULT_USER}]), scene.artifact_folder) == with_hashes(expected)
+def test_lists_without_a_user_are_the_kernels(scene: Scene, profiles: Answers) -> None:
+    names = [DEFAULT_USER, *PLATFORM_SEGMENTS[:4], *TAG_SEGMENTS]
+    expected = rank_by_surface(
+        impersonal_profiles(names, NOW),
+        Catalogue.from_arrow(scene.recipes),
+        scene.live_popularity,
+        scene.segment_popularity,
+        scene.artifact,
+        load_weights(),
+        NOW,
+        list_length=10,
+    )
+    rows = [
+        {"user_id": name, **({"tastes": [TAG_SEGMENTS[name]], "taste_weights": [1.0]} if name in TAG_SEGMENTS else {})}
+        for name in names
+    ]
+    users = ranked(scene.rank_rows(profiles[:5]), scene.artifact_folder)
+    made = ranked(scene.rank_rows([*profiles[:2], *rows, *profiles[2:5]]), scene.artifact_folder)
+    assert [*made[:2], *made[-3:]] == users
+    assert made[2:-3] == with_hashes(expected)
+    assert len({answer["content_hash"] for answer in made[2:6]}) == 4, "every segment has its own"
 
 
 @pytest.mark.parametrize("size", [1, 7, 39])
@@ -111,14 +131,14 @@ def test_a_user_may_stand_in_several_rows(scene: Scene) -> None:
 def test_rows_may_speak_of_different_moments_and_files(scene: Scene, tmp_path: Path) -> None:
     write_ndjson(recipes_table(recipe("recipe-00", "savings")), tmp_path / "few.ndjson")
     row = scene.build_rows()[0]
-    elsewhere = (*row[:2], str(tmp_path / "few.ndjson"), "2026-11-30T00:00:00")
+    elsewhere = (*row[:3], str(tmp_path / "few.ndjson"), "2026-11-30T00:00:00")
     assert build([row, elsewhere, row]) == [build([row])[0], build([elsewhere])[0], build([row])[0]]
     assert build([row]) != build([elsewhere])
 
 
 def test_frames_as_snowflake_encodes_them(scene: Scene, profiles: Answers) -> None:
     rows = scene.build_rows()
-    frame = pd.DataFrame(rows).astype({0: "string", 2: "string", 3: "string"})
+    frame = pd.DataFrame(rows).astype({0: "string", 3: "string", 4: "string"})
     frame.index = pd.RangeIndex(100, 100 + len(rows))
     with imported(scene.artifact_folder):
         made = handlers.build_profile(frame)
@@ -139,20 +159,27 @@ def test_handlers_say_that_they_take_frames() -> None:
 
 
 @pytest.mark.parametrize("nothing", [None, []])
-def test_nobody_did_anything(scene: Scene, nothing: object) -> None:
+def test_nobody_did_or_said_anything(scene: Scene, nothing: object) -> None:
     row = scene.build_rows()[1]
-    made, other = build([("new", nothing, *row[2:]), row])
+    made, other = build([("new", nothing, nothing, *row[3:]), row])
     lists: dict[str, Any] = {name: [] for name in PROFILE_SCHEMA.names}
     assert made == lists | {"user_id": "new", "as_of": "2026-11-23T09:30:00.000000"}
     assert other == build([row])[0]
     assert ranked(scene.rank_rows([made]), None) == ranked(scene.rank_rows([{}]), None)
 
 
+def test_who_only_said_something_has_a_taste(scene: Scene) -> None:
+    row = scene.build_rows()[1]
+    made, other = build([("new", None, ["savings", "unknown"], *row[3:]), row])
+    assert (made["tastes"], made["taste_weights"]) == (["savings"], [1.0])
+    assert other == build([row])[0]
+
+
 def test_a_table_without_rows_has_no_file(scene: Scene, profiles: Answers) -> None:
     row = ranked([(profiles[0], scene.recipes_url, None, AS_OF, 5)], None)[0]
     catalogue = Catalogue.from_arrow(scene.recipes)
     none = popularity()
-    one = build_profiles(scene.behaviors, catalogue, load_weights(), NOW).slice(0, 1)
+    one = build_profiles(scene.behaviors, catalogue, load_weights(), NOW, scene.preferences).slice(0, 1)
     assert [row] == with_hashes(rank(one, catalogue, none, None, load_weights(), NOW, list_length=5))
     assert ranked([(profiles[0], None, None, AS_OF, 5)], None)[0]["recipe_ids"] == []
 
@@ -169,6 +196,15 @@ BAD_PASTS = {
     "no time": [{"event_id": "e", "event_name": "recipe_view", "recipe_id": "recipe-00"}],
     "a time that is none": [{"event_id": "e", "event_name": "search", "occurred_at": "yesterday"}],
 }
+
+
+@pytest.mark.parametrize("said", [7, [7], ["savings", 7]])
+def test_preferences_that_cannot_be_read_harm_nobody_else(scene: Scene, profiles: Answers, said: object) -> None:
+    rows = scene.build_rows()
+    rows.insert(17, ("broken", None, said, *rows[0][3:]))
+    made = build(rows)
+    assert made.pop(17)["error"].startswith("user 'broken': ")
+    assert made == profiles
 
 
 @pytest.mark.parametrize("past", BAD_PASTS.values(), ids=BAD_PASTS)
@@ -200,7 +236,7 @@ BAD_PROFILES = {
         "recipe_ids": [7],
         "recipe_weights": [1.0],
         "recipe_actions": ["viewed"],
-        "cooldowns": [1.0],
+        **{name: [1.0] for name in ("cooldowns", "recipe_ages", "recipe_counts", "recipe_daytimes")},
     },
 }
 
@@ -223,9 +259,9 @@ def test_decimals_may_come_as_text(scene: Scene, profiles: Answers) -> None:
 def test_what_all_rows_share_must_be_right(scene: Scene, profiles: Answers, tmp_path: Path) -> None:
     row = scene.build_rows()[0]
     with pytest.raises(FileNotFoundError):
-        build([(*row[:2], str(tmp_path / "gone"), AS_OF)])
+        build([(*row[:3], str(tmp_path / "gone"), AS_OF)])
     with pytest.raises(ValueError, match="isoformat"):
-        build([(*row[:3], "today")])
+        build([(*row[:4], "today")])
     write_ndjson(recipes_table(recipe("a"), recipe("a")), tmp_path / "twice.ndjson")
     with pytest.raises(ValueError, match="each recipe_id once"):
         ranked([(profiles[0], str(tmp_path / "twice.ndjson"), None, AS_OF, 5)], None)

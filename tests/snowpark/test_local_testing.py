@@ -16,8 +16,9 @@ from snowflake.snowpark import Session
 from snowflake.snowpark.functions import call_udf, col
 from snowflake.snowpark.types import ArrayType, DataType, LongType, MapType, StringType, StructField, StructType
 
-from kurashiru_pipeline.core.artifact import ModelArtifact, load_artifact
+from kurashiru_pipeline.core.artifact import ARRAYS, MANIFEST, ModelArtifact, load_artifact, load_twin
 from kurashiru_pipeline.core.candidate import TRAINING_TABLES, TRANSITIONS, train_candidate
+from kurashiru_pipeline.core.gate import Contender
 from kurashiru_pipeline.core.weights import load_weights
 from kurashiru_pipeline.snowpark import handlers, registration
 from kurashiru_pipeline.snowpark.training import read_table
@@ -48,7 +49,9 @@ def test_registered_functions_answer_as_the_handlers(session: Session, scene: Sc
         session.file.put(str(file), f"@model.artifacts/{scene.artifact.version}", auto_compress=False)
     register_functions(session, version)
     rows = scene.build_rows()[:6]
-    profiles = called(session, "build_profile", rows, [StringType(), ArrayType(), StringType(), StringType()])
+    profiles = called(
+        session, "build_profile", rows, [StringType(), ArrayType(), ArrayType(), StringType(), StringType()]
+    )
     functions = stand_in_functions(scene.artifact_folder if with_model else None)
     assert profiles == functions["RECOMMENDATION.BUILD_PROFILE"][0](rows)
 
@@ -105,25 +108,33 @@ def test_the_procedure_saves_what_training_in_process_makes(session: Session, tm
     tables = training_tables()
     save_tables(session, tables)
     register_training(session)
-    manifest = orjson.loads(session.call(registration.TRAINING_PROCEDURE, "v1"))
-    expected = train_candidate(tables, load_weights(), "v1")
-    assert expected is not None
-    assert manifest["version"] == "v1"
-    assert manifest["metadata"] == expected.metadata
-    assert manifest["metadata"]["holdout"]["queries"] == 40
-    session.file.get("@model.artifacts/v1/artifact.npz", str(tmp_path))
-    session.file.get("@model.artifacts/v1/manifest.json", str(tmp_path))
-    same(load_artifact(tmp_path), expected)
+    champion = Contender()
+    for version, against in (("v1", ""), ("v2", "v1")):
+        manifest = orjson.loads(session.call(registration.TRAINING_PROCEDURE, version, against))
+        expected = train_candidate(tables, load_weights(), version, champion)
+        assert expected is not None
+        assert manifest["version"] == version
+        assert manifest["metadata"] == expected.artifact.metadata
+        assert manifest["metadata"]["judgement"]["champion"] == (against or None)
+        assert manifest["metadata"]["judgement"]["queries"] == 40
+        for part in ("", "/twin"):
+            for name in (ARRAYS, MANIFEST):
+                session.file.get(f"@model.artifacts/{version}{part}/{name}", f"{tmp_path}/{version}{part}")
+        champion = Contender(load_artifact(tmp_path / version), load_twin(tmp_path / version))
+        same(champion.artifact, expected.artifact)
+        same(champion.twin, expected.twin)
 
 
 def test_the_procedure_has_nothing_to_learn_from(session: Session) -> None:
     tables = training_tables()
     save_tables(session, tables | {TRANSITIONS: tables[TRANSITIONS].slice(0, 0)})
     register_training(session)
-    assert session.call(registration.TRAINING_PROCEDURE, "v1") == "null"
+    assert session.call(registration.TRAINING_PROCEDURE, "v1", "") == "null"
 
 
-def same(made: ModelArtifact, expected: ModelArtifact) -> None:
+def same(made: ModelArtifact | None, expected: ModelArtifact | None) -> None:
+    assert made is not None
+    assert expected is not None
     assert made.version == expected.version
     assert made.recipe_ids.tolist() == expected.recipe_ids.tolist()
     assert made.popularity.tolist() == expected.popularity.tolist()

@@ -26,9 +26,9 @@ import pandas
 ours = [module for name, module in sys.modules.items() if name.startswith("kurashiru")]
 assert len(ours) > 10 and all(place in module.__file__ for module in ours), ours
 rows = [("u", [{"event_id": "e", "event_name": "recipe_view", "recipe_id": "recipe-00",
-                "occurred_at": "2026-11-23T09:00:00"}], recipes, "2026-11-23T09:30:00")]
+                "occurred_at": "2026-11-23T09:00:00"}], ["savings"], recipes, "2026-11-23T09:30:00")]
 profile = kurashiru_kernel.build_profile(pandas.DataFrame(rows))[0]
-answer = kurashiru_kernel.rank_recipes(pandas.DataFrame([(profile, recipes, popularity, rows[0][3], 3)]))[0]
+answer = kurashiru_kernel.rank_recipes(pandas.DataFrame([(profile, recipes, popularity, rows[0][4], 3)]))[0]
 heavy = {"dagster", "dbt", "duckdb"} & set(sys.modules)
 print(json.dumps({"answer": answer, "train": kurashiru_kernel.train.__module__, "heavy": sorted(heavy)}))
 """

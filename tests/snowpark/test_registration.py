@@ -8,7 +8,7 @@ from snowflake.snowpark import Session
 from snowflake.snowpark._internal.server_connection import ServerConnection
 
 from kurashiru_pipeline.snowpark.packaging import PACKAGES
-from kurashiru_pipeline.snowpark.registration import register_functions, register_training
+from kurashiru_pipeline.snowpark.registration import register_challenger, register_functions, register_training
 
 
 class Account:
@@ -46,7 +46,7 @@ def test_functions_are_permanent_and_named_by_the_zip(account: Account) -> None:
     assert code.endswith("/kurashiru_kernel.zip")
     build, ranked = account.created
     packages = ",".join(f"'{package}'" for package in PACKAGES)
-    signature = "recommendation.build_profile(arg1 STRING,arg2 ARRAY,arg3 STRING,arg4 STRING)"
+    signature = "recommendation.build_profile(arg1 STRING,arg2 ARRAY,arg3 ARRAY,arg4 STRING,arg5 STRING)"
     assert build.startswith(
         f"CREATE OR REPLACE FUNCTION {signature} COPY GRANTS RETURNS VARIANT LANGUAGE PYTHON VOLATILE"
     )
@@ -64,10 +64,18 @@ def test_without_a_model_functions_carry_none(account: Account) -> None:
     assert not [statement for statement in account.created if "model.artifacts" in statement]
 
 
+def test_a_challenger_is_the_same_handler_with_another_model(account: Account) -> None:
+    register_challenger(account.session, "v8")
+    [statement] = account.created
+    assert "FUNCTION recommendation.rank_challenger(arg1 OBJECT,arg2 STRING,arg3 STRING,arg4 STRING" in statement
+    assert "'@model.artifacts/v8/artifact.npz','@model.artifacts/v8/manifest.json'" in statement
+    assert statement.endswith("HANDLER='kurashiru_kernel.rank_recipes'")
+
+
 def test_the_procedure_runs_with_its_owners_rights(account: Account) -> None:
     register_training(account.session)
     [statement] = account.created
-    assert statement.startswith("CREATE OR REPLACE PROCEDURE model.train(arg1 STRING) COPY GRANTS RETURNS STRING")
+    assert statement.startswith("CREATE OR REPLACE PROCEDURE model.train(arg1 STRING,arg2 STRING) COPY GRANTS RETURNS")
     assert statement.endswith("HANDLER='kurashiru_kernel.train' EXECUTE AS OWNER")
 
 

@@ -20,10 +20,24 @@ _GLOBALS = {"fields", "engine", "stream", "query"}
 _VALUES: dict[str, Any] = {
     "action_weights": {"recipe_view": 0.5, "recipe_cooked": 3.0},
     "as_of": MOMENT.isoformat(),
+    "canary": "v2 2026-11-23T09:30:00",
+    "challenger_share": 0.05,
+    "challenger_threshold": "0ccccccd",
+    "challenger_version": "v2",
     "cutoff": MOMENT,
     "default_user": "#default",
     "duplicates_from": MOMENT,
+    "impersonal_profiles": '[{"user_id": "#default", "as_of": "2026-11-23T09:30:00"}]',
+    "latest_parts_first": {"night": 21, "morning": 5},
+    "model_version": "v1",
+    "part_over_midnight": "night",
+    "platforms": ["ios", "web"],
+    "segment_prefix": "#segment:",
+    "segments": ["#segment:ios:night"],
     "since": MOMENT,
+    "source": "sagemaker:endpoint",
+    "user_id": "u1",
+    "word": "egg",
 }
 _EPOCH = {"generated_at": 1_795_426_200, "expires_at": 1_798_018_200}
 
@@ -41,7 +55,7 @@ def parameters_of(script: str) -> dict[str, Any]:
     given = {name: value_of(name) for name in names}
     if script == "snowflake/begin_delivery":
         given |= _EPOCH
-    for inner in re.findall(r"query\('(\w+)'\)", source_of(script)):
+    for inner in re.findall(r"query\('([\w/]+)'\)", source_of(script)):
         given |= parameters_of(inner)
     return given
 

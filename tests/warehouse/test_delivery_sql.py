@@ -39,7 +39,7 @@ def recommend(tables: Tables, lists: Sequence[tuple[str, str]], *, batch_id: int
         for user, content in lists
     ]
     tables.warehouse.transact(
-        lambda transaction: transaction.run("replace_recommendations", batch_id=batch_id, generated_at=NOW),
+        lambda transaction: transaction.run("replace_recommendations", batch_id=batch_id, generated_at=NOW, canary=""),
         inputs={"incoming_recommendations": pa.Table.from_pylist(rows, schema=LISTS)},
     )
 

@@ -10,23 +10,38 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kurashiru_pipeline.core.segments import PLATFORM_SEGMENTS, PLATFORMS, TAG_SEGMENTS, part_of_day
+from kurashiru_pipeline.realtime.segments import counting_rules, due_lists, renewal_rules
+from tests.kitchen import weights
 from tests.warehouse.small_lake import NOW, Tables, event_id
 
-WEIGHTS = {"recipe_view": 0.5, "shopping_list_add": 1.5, "recipe_cooked": 3.0}
 HALF_LIFE = 86_400.0
+RULES = weights(
+    popularity={"half_life_days": 1.0}, segments={"half_life_days": 2.0, "renew_share": 0.1, "renew_hours": 6.0}
+)
+COUNTING = counting_rules(RULES) | {
+    "action_weights": {"recipe_view": 0.5, "shopping_list_add": 1.5, "recipe_cooked": 3.0}
+}
+WEIGHTS = COUNTING["action_weights"]
 DAY = timedelta(days=1)
 ROUNDING = 1e-6  # of one event
 batch_ids = count(1)
 Event = tuple[str, str | None, datetime]  # name, recipe, moment
 
 
-def update(tables: Tables, events: Sequence[Event], watermark_at: datetime) -> int:
+def update(tables: Tables, events: Sequence[Event], watermark_at: datetime, platform: str | None = None) -> int:
     """One micro-batch through update_popularity.sql; rows written."""
     batch_id = next(batch_ids)
     tables.stage_events(
         batch_id,
         [
-            {"event_id": event_id(number), "event_name": name, "recipe_id": recipe, "occurred_at": occurred_at}
+            {
+                "event_id": event_id(number),
+                "event_name": name,
+                "recipe_id": recipe,
+                "occurred_at": occurred_at,
+                "platform": platform,
+            }
             for number, (name, recipe, occurred_at) in enumerate(events)
         ],
     )
@@ -35,8 +50,7 @@ def update(tables: Tables, events: Sequence[Event], watermark_at: datetime) -> i
         work_tables="popularity_work_tables",
         batch_id=batch_id,
         watermark_at=watermark_at,
-        action_weights=WEIGHTS,
-        half_life_seconds=HALF_LIFE,
+        **COUNTING,
     )
     return counts["add"]
 
@@ -141,8 +155,8 @@ def test_a_million_views_are_no_trouble(fresh_tables: Tables) -> None:
     fresh_tables.stage_events(77777, [one])
     for _ in range(20):
         fresh_tables.rows("insert into staging.behavior_events select * from staging.behavior_events")
-    parameters: dict[str, Any] = {"watermark_at": NOW, "action_weights": WEIGHTS, "half_life_seconds": HALF_LIFE}
-    fresh_tables.run("update_popularity", work_tables="popularity_work_tables", batch_id=77777, **parameters)
+    parameters: dict[str, Any] = {"batch_id": 77777, "watermark_at": NOW, **COUNTING}
+    fresh_tables.run("update_popularity", work_tables="popularity_work_tables", **parameters)
     assert popularity(fresh_tables) == {"r1": (3.0 * 2**20, NOW)}
 
 
@@ -161,3 +175,68 @@ def test_the_checks_find_what_cannot_be(fresh_tables: Tables) -> None:
         )
         assert impossible() == 1, value
         fresh_tables.rows("delete from recommendation.live_popularity where recipe_id = 'r2'")
+    fresh_tables.rows(
+        f"insert into recommendation.segment_popularity select 's', 'r2', cast(-1 as double), timestamp '{NOW}'"
+    )
+    assert impossible() == 1
+
+
+def of_segments(tables: Tables, *segments: str) -> dict[tuple[str, str], float]:
+    rows = tables.warehouse.fetch("segment_popularity", segments=list(segments or PLATFORM_SEGMENTS)).to_pylist()
+    return {(row["segment"], row["recipe_id"]): row["decayed_count"] for row in rows}
+
+
+def test_a_segment_is_the_platform_and_the_part_of_the_day_in_japan(fresh_tables: Tables) -> None:
+    """Every hour of a day, in SQL as in Python."""
+    hours = [NOW.replace(minute=59) - timedelta(hours=hour) for hour in range(24)]
+    for platform in PLATFORMS:
+        update(fresh_tables, [("recipe_cooked", f"r{moment.hour}", moment) for moment in hours], NOW, platform)
+    assert of_segments(fresh_tables).keys() == {
+        (f"#segment:{platform}:{part_of_day(moment)}", f"r{moment.hour}") for platform in PLATFORMS for moment in hours
+    }
+    assert {part: [moment.hour for moment in hours if part_of_day(moment) == part] for part in ("morning", "noon")} == {
+        "morning": [0, 23, 22, 21, 20],  # 5 to 10 in Japan
+        "noon": [5, 4, 3, 2, 1],
+    }
+
+
+def test_a_segment_counts_with_a_half_life_of_its_own_and_only_its_recipes_are_written(fresh_tables: Tables) -> None:
+    evening = "#segment:ios:evening"
+    update(fresh_tables, [("recipe_cooked", "r1", NOW), ("recipe_cooked", "r2", NOW)], NOW, "ios")
+    update(fresh_tables, [("recipe_view", "r1", NOW + 2 * DAY)], NOW + 2 * DAY, "ios")
+    assert of_segments(fresh_tables) == {(evening, "r1"): 2.0, (evening, "r2"): 3.0}
+    assert popularity(fresh_tables)["r1"] == (1.25, NOW + 2 * DAY)
+
+
+@pytest.mark.parametrize("platform", [None, "", "tv", "iOS"])
+def test_a_platform_nobody_knows_has_no_segment(fresh_tables: Tables, platform: str | None) -> None:
+    update(fresh_tables, [("recipe_cooked", "r1", NOW)], NOW, platform)
+    assert fresh_tables.count("recommendation.segment_popularity") == 0
+    assert popularity(fresh_tables) == {"r1": (3.0, NOW)}
+
+
+def made(tables: Tables, watermark_at: datetime) -> list[str]:
+    """Lists due at a moment, and recorded as made."""
+    due = due_lists(tables.warehouse, RULES, watermark_at)
+    tables.run("record_segment_lists", watermark_at=watermark_at, **renewal_rules(RULES))
+    return due
+
+
+def test_a_list_is_made_anew_only_when_enough_is_new_or_it_is_old(fresh_tables: Tables) -> None:
+    evening, minute = "#segment:ios:evening", timedelta(minutes=1)
+    ever = ["#default"]
+    assert made(fresh_tables, NOW) == ever, "nothing is popular yet"
+    for _ in range(10):
+        update(fresh_tables, [("recipe_cooked", "r1", NOW)], NOW, "ios")
+    assert made(fresh_tables, NOW) == [*ever, evening, *TAG_SEGMENTS]
+    assert made(fresh_tables, NOW) == ever
+
+    update(fresh_tables, [("recipe_cooked", "r2", NOW + minute)], NOW + minute, "ios")
+    assert made(fresh_tables, NOW + minute) == ever, "3 of 33: less than the share"
+    update(fresh_tables, [("recipe_view", "r2", NOW + minute)], NOW + minute, "ios")
+    assert made(fresh_tables, NOW + minute) == [*ever, evening, *TAG_SEGMENTS], "gains add up until they are the share"
+    update(fresh_tables, [("recipe_cooked", "r2", NOW + minute)] * 2, NOW + minute)
+    assert made(fresh_tables, NOW + minute) == [*ever, *TAG_SEGMENTS], "on no platform: of everybody only"
+
+    assert made(fresh_tables, NOW + timedelta(hours=6)) == ever
+    assert made(fresh_tables, NOW + timedelta(hours=6, minutes=1)) == [*ever, evening, *TAG_SEGMENTS]

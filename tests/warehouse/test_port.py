@@ -238,7 +238,7 @@ def test_doubles_come_back_to_the_last_digit(engine_tables: Tables) -> None:
         }
     )
     engine_tables.warehouse.transact(
-        lambda transaction: transaction.run("replace_recommendations", batch_id=1, generated_at=NOW),
+        lambda transaction: transaction.run("replace_recommendations", batch_id=1, generated_at=NOW, canary=""),
         inputs={"incoming_recommendations": given},
     )
     found = engine_tables.warehouse.fetch("changed_items", batch_id=1, is_resend=False, refresh_before=NOW).sort_by(
@@ -305,7 +305,7 @@ def fill(tables: Tables) -> None:
     tables.insert("staging.behavior_events", [{"user_id": "u1", "event_name": "search", "batch_id": 1}])
     tables.insert("staging.rejected_events", [{"reason": "not_json", "batch_id": 1}])
     tables.insert("recommendation.recent_behaviors", [{"user_id": "u1", "event_name": "search", "occurred_at": NOW}])
-    profile = {"user_id": "u1", "batch_id": 1, "as_of": NOW, "recipe_ids": ["r1"], "recipe_weights": [0.5]}
+    profile = {"user_id": "u1", "batch_id": 1, "as_of": NOW, "recipe_ids": ["r1"], "recipe_ages": [0.5]}
     tables.insert("recommendation.user_profiles", [profile])
     tables.insert("recommendation.live_popularity", [{"recipe_id": "r1", "decayed_count": 0.5, "decayed_at": NOW}])
     lists = {"user_id": "u1", "batch_id": 1, "recipe_ids": ["r1"], "scores": [1.0], "reasons": ["popular"]}

@@ -24,15 +24,25 @@ histories as (
         ) within group (order by behaviors.occurred_at desc, behaviors.event_id) as history
     from ({{ query('batch_behaviors') }}) as behaviors
     group by behaviors.user_id
+),
+
+users as (
+    select
+        coalesce(histories.user_id, preferences.user_id) as user_id,
+        histories.history,
+        preferences.preferred_tags
+    from histories
+    full outer join ({{ query('batch_preferences') }}) as preferences on histories.user_id = preferences.user_id
 )
 
 select
-    histories.user_id,
+    users.user_id,
     recommendation.build_profile(
-        histories.user_id,
-        histories.history,
+        users.user_id,
+        users.history,
+        users.preferred_tags,
         files.recipes_url,
         {{ as_of }}
     ) as result
-from histories
+from users
 cross join files;

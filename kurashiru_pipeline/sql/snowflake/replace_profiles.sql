@@ -8,7 +8,10 @@ where user_id in (
 );
 
 -- statement: add
-insert into recommendation.user_profiles
+insert into recommendation.user_profiles (
+    user_id, batch_id, as_of, recipe_ids, recipe_weights, recipe_actions, cooldowns, recipe_ages, recipe_counts,
+    recipe_daytimes, ingredients, ingredient_weights, tastes, taste_weights
+)
 select
     user_id,
     {{ batch_id }} as batch_id,
@@ -17,6 +20,9 @@ select
     result:recipe_weights::array as recipe_weights,
     result:recipe_actions::array as recipe_actions,
     result:cooldowns::array as cooldowns,
+    result:recipe_ages::array as recipe_ages,
+    result:recipe_counts::array as recipe_counts,
+    result:recipe_daytimes::array as recipe_daytimes,
     result:ingredients::array as ingredients,
     result:ingredient_weights::array as ingredient_weights,
     result:tastes::array as tastes,

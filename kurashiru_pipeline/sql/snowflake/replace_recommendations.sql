@@ -16,7 +16,10 @@ select
     result:scores::array as scores,
     result:reasons::array as reasons,
     result:algorithm::varchar as algorithm,
-    result:content_hash::varchar as content_hash,
+    case
+        when {{ canary }} = '' then result:content_hash::varchar
+        else md5(result:content_hash::varchar || {{ canary }})
+    end as content_hash,
     {{ generated_at }} as generated_at
 from kernel_results
 where result:error is null;

@@ -1,4 +1,0 @@
--- Users waiting to be erased.
--- statement: pending
-select count(*) as user_count
-from ops.pending_erasures;
