@@ -77,6 +77,11 @@ def flatten(column: Any) -> tuple[Ints, Any]:
     return to_numpy(rows, 0).astype(np.int64), values
 
 
+def flat(column: Any) -> Any:
+    """The values of a list column, one list after the other, without nulls."""
+    return pc.list_flatten(_whole(column)).drop_null()
+
+
 def lists(rows: Ints, size: int, values: Any) -> Any:
     """The opposite of `flatten`: a list column of `size` rows from values in the order of their rows."""
     array = pa.array(values) if isinstance(values, np.ndarray) else values

@@ -67,17 +67,20 @@ class _Reason(IntEnum):
     POPULAR = 7
 
 
-_SOURCES_OF: dict[_Reason, tuple[str, ...]] = {
-    _Reason.RULES: ("rules",),
-    _Reason.LEFTOVERS: ("leftovers",),
-    _Reason.TASTE: ("taste",),
-    _Reason.REPEATS: ("repeats", "daytime"),
-    _Reason.NEW: ("fresh",),
-    _Reason.ALIKE: ("ingredients", "authors"),
-    _Reason.EXTERNAL: ("external",),
-    _Reason.POPULAR: ("live_popularity", "trained_popularity", "standing_popularity"),
+_REASON_OF: dict[str, _Reason] = {
+    "rules": _Reason.RULES,
+    "leftovers": _Reason.LEFTOVERS,
+    "taste": _Reason.TASTE,
+    "repeats": _Reason.REPEATS,
+    "daytime": _Reason.REPEATS,
+    "fresh": _Reason.NEW,
+    "ingredients": _Reason.ALIKE,
+    "authors": _Reason.ALIKE,
+    "external": _Reason.EXTERNAL,
+    "live_popularity": _Reason.POPULAR,
+    "trained_popularity": _Reason.POPULAR,
+    "standing_popularity": _Reason.POPULAR,
 }
-_TELLING = tuple(name for reason in _Reason for name in _SOURCES_OF[reason])
 
 
 def rank(  # noqa: PLR0917 - whom, what, by which model, and when
@@ -350,13 +353,13 @@ class Ranker:
     def _reasons(self, candidates: Candidates, start: int, row: Ints, recipe: Ints, column: Ints) -> tuple[Ints, Ints]:
         """(N,) each: kind of reason, and what it names, of N picks (see `picks`)."""
         catalogue, users = self.catalogue, self.users
-        worth = source_values(catalogue, self.recipes, candidates, row, column, _TELLING)
-        worth *= blend_weights(self.weights, _TELLING)
         tagged = catalogue.primary[recipe] < len(catalogue.tags)
-        worth[~tagged, _TELLING.index("fresh")] = 0
-        contribution = np.stack(
-            [worth[:, [_TELLING.index(name) for name in _SOURCES_OF[reason]]].sum(axis=1) for reason in _Reason]
-        )
+        contribution = np.zeros((len(_Reason), len(row)))
+        names = [name for name in _REASON_OF if getattr(self.weights.blend, name)]
+        if names:
+            values = source_values(catalogue, self.recipes, candidates, row, column, names)
+            for name, value, weight in zip(names, values.T, blend_weights(self.weights, names), strict=True):
+                contribution[_REASON_OF[name]] += weight * value * (tagged if name == "fresh" else 1)
         reason = np.where(contribution.max(axis=0) > 0, contribution.argmax(axis=0), _Reason.POPULAR)
 
         place = candidates.place(row, column)
