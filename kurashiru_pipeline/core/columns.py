@@ -89,9 +89,9 @@ def lists(rows: Ints, size: int, values: Any) -> Any:
     return make(pa.array(starts(np.bincount(rows, minlength=size)), pa.int32()), array)
 
 
-def padded(sizes: Ints, values: NDArray[Any], missing: float) -> NDArray[Any]:
-    """(N, longest + 1) table of N consecutive groups of values, each row filled up with `missing`, which -1 finds."""
-    table = np.full((len(sizes), sizes.max(initial=0) + 1), missing, dtype=values.dtype)
+def padded(sizes: Ints, values: NDArray[Any], missing: float, spare: int = 1) -> NDArray[Any]:
+    """(N, longest + spare) table of N consecutive groups of values, rows filled up with `missing`, which -1 finds."""
+    table = np.full((len(sizes), sizes.max(initial=0) + spare), missing, dtype=values.dtype)
     table[np.arange(table.shape[1]) < sizes[:, None]] = values
     return table
 

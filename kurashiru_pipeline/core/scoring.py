@@ -58,6 +58,7 @@ SOURCES = (
 STRONGEST_OWN = 3
 """Of so many of a user's own recipes the ingredients and authors count as liked."""
 
+_SPARE = 2  # columns of places in the profile: of recipes seen longer ago, and of none
 _SECONDS_A_MINUTE = 60
 _ALMOST_NOTHING = 1e-20
 
@@ -178,21 +179,31 @@ class Lists:
         """Lists of users start .. end - 1, filled up with value -1 and weight 0."""
         return self.column(start, end, self.values, -1), self.column(start, end, self.weights, 0.0)
 
-    def column(self, start: int, end: int, values: Any, missing: float) -> Any:
+    def column(self, start: int, end: int, values: Any, missing: float, spare: int = 1) -> Any:
         """What belongs to the lists' entries, of users start .. end - 1, filled up with `missing`."""
-        return padded(self.sizes(start, end), values[self.entries(start, end)], missing)
+        return padded(self.sizes(start, end), values[self.entries(start, end)], missing, spare)
+
+    def split(self, most: int) -> tuple["Lists", Bools]:
+        """The first entries of each list, and which they are."""
+        sizes = np.diff(self.offsets)
+        row = np.repeat(np.arange(len(sizes)), sizes)
+        first = np.arange(len(row)) - self.offsets[row] < most
+        return Lists(starts(np.minimum(sizes, most)), self.values[first], self.weights[first]), first
 
 
 @dataclass(frozen=True)
 class Users:
-    """All U profiles by position.
+    """All U profiles by position, among R recipes.
 
-    `cool_down`, `action`, `age` (seconds), `count`, `daytime` and the bases of `interest` belong to the entries
-    of `own`. `interest` is the (U, model rows) CSR float32 matrix of own recipes in the order of the profile, without
-    those that weigh too little to matter; `interest_entry` is the entry of `own` behind each of its values.
+    `own` holds a user's strongest recipes; `older` are the others, as user * R + recipe, in order: they are no
+    candidates, but known as seen. `cool_down`, `action`, `age` (seconds), `count`, `daytime` and the bases of
+    `interest` belong to the entries of `own`. `interest` is the (U, model rows) CSR float32 matrix of own recipes in
+    the order of the profile, without those that weigh too little to matter; `interest_entry` is the entry of `own`
+    behind each of its values.
     """
 
     own: Lists
+    older: Ints
     cool_down: Floats
     action: Ints
     age: Floats
@@ -216,11 +227,12 @@ class Users:
         weights: Weights,
         suggestions: pa.Table | None = None,
     ) -> "Users":
-        own = Lists.of(profiles["recipe_ids"], profiles["recipe_weights"], catalogue.recipe_ids)
+        whole = Lists.of(profiles["recipe_ids"], profiles["recipe_weights"], catalogue.recipe_ids)
+        own, first = whole.split(weights.candidates.own)
         row = np.repeat(np.arange(len(profiles)), np.diff(own.offsets))
-        action = positions(flat(profiles["recipe_actions"]), ACTIONS)
-        age = to_numpy(flat(profiles["recipe_ages"]), 0.0)
-        count = to_numpy(flat(profiles["recipe_counts"]), 0.0)
+        action = positions(flat(profiles["recipe_actions"]), ACTIONS)[first]
+        age = to_numpy(flat(profiles["recipe_ages"]), 0.0)[first]
+        count = to_numpy(flat(profiles["recipe_counts"]), 0.0)[first]
         counts = own.weights > 0
         told = np.append([getattr(weights.actions, name) for name in ACTION_OF_EVENT], 0.0)[action] * counts
         session, steady = told / (1 + age / _SECONDS_A_MINUTE), told * count
@@ -236,11 +248,12 @@ class Users:
         offsets = starts(np.bincount(row[entry], minlength=len(profiles)))
         return cls(
             own=own,
-            cool_down=to_numpy(flat(profiles["cooldowns"]), 1.0),
+            older=_others(whole, first, len(catalogue.recipe_ids)),
+            cool_down=to_numpy(flat(profiles["cooldowns"]), 1.0)[first],
             action=action,
             age=age,
             count=count,
-            daytime=to_numpy(flat(profiles["recipe_daytimes"]), 0.0),
+            daytime=to_numpy(flat(profiles["recipe_daytimes"]), 0.0)[first],
             session=session,
             steady=steady,
             newest=newest,
@@ -250,6 +263,17 @@ class Users:
             interest=csr(interest[entry].astype(np.float32), model_row[entry], offsets, len(recipes.of_model)),
             interest_entry=entry,
         )
+
+    def seen_longer_ago(self, chunk: tuple[int, int], recipe: Ints, size: int) -> Bools:
+        """(chunk, N) which of (chunk or 1, N) recipes each user of the chunk has among the `older` ones."""
+        user = np.arange(*chunk)[:, None]
+        first, last = np.searchsorted(self.older, np.array(chunk) * size)
+        known, keys = self.older[first:last], user * size + recipe
+        if not len(known):
+            return np.zeros(keys.shape, dtype=bool)
+        at = np.minimum(np.searchsorted(known, keys.ravel()), len(known) - 1)
+        found: Bools = (known[at] == keys.ravel()).reshape(keys.shape) & (recipe >= 0)
+        return found
 
     def interest_by(self, values: Floats) -> Any:
         """The matrix `interest` with other values of the same entries.
@@ -352,8 +376,9 @@ class Attributes:
 class Candidates:
     """The scored candidates of one chunk of users: S personal ones each, and after them the P of the pool all share.
 
-    `score` and `valid` are (chunk, S + P); pool recipes that are personal ones too are valid once. `slot` is the place
-    in the profile of a personal candidate (`own` width and above for other recipes). What the sources are computed
+    `score`, `valid` and `slot` are (chunk, S + P); pool recipes that are personal ones too are valid once. `slot` is
+    the place in the profile; places have two spare columns: the last but one is that of recipes seen longer ago, the
+    last, and every number above, that of others. What the sources are computed
     from stays at hand, unweighted: `rule` and `external` of each personal candidate, `repeats`, `daytime`, `cool_down`
     and `age` of each place in the profile, `affinity` to each tag pattern, and `attributes`. `parts` are the strengths
     of the followers by each base of `interest` (model.py), (chunk, S, parts), if they were asked for.
@@ -379,13 +404,11 @@ class Candidates:
     @property
     def personal(self) -> int:
         """How many columns are of each user's own candidates."""
-        return int(self.slot.shape[1])
+        return int(self.rule.shape[1])
 
     def place(self, row: Ints, column: Ints) -> Ints:
         """Place in the profile of N candidates, the last, which is empty, for those that are not in it."""
-        none = self.repeats.shape[1] - 1
-        slot = _at(self.slot, row, np.minimum(column, self.personal - 1))
-        place: Ints = np.where((column < self.personal) & (slot < none), slot, none)
+        place: Ints = np.minimum(_at(self.slot, row, column), self.repeats.shape[1] - 1)
         return place
 
 
@@ -408,10 +431,10 @@ def score_candidates(
     start, end = chunk
     blend, few = weights.blend, weights.candidates.strongest
     user = np.arange(end - start)[:, None]
-    own, _ = users.own.table(start, end)
-    count = users.own.column(start, end, users.count, 0.0)
-    cool_down = users.own.column(start, end, users.cool_down, 1.0)
-    repeats, daytime = to_one(count), to_one(users.own.column(start, end, users.daytime, 0.0))
+    own = users.own.column(start, end, users.own.values, -1, _SPARE)
+    count = users.own.column(start, end, users.count, 0.0, _SPARE)
+    cool_down = users.own.column(start, end, users.cool_down, 1.0, _SPARE)
+    repeats, daytime = to_one(count), to_one(users.own.column(start, end, users.daytime, 0.0, _SPARE))
     follower, strength, parts = _followers(users, recipes, weights.candidates.rules, chunk, with_parts)
     taste, liking = users.tastes.table(start, end)
     affinity = to_one(_affinity(taste, liking, catalogue))
@@ -423,6 +446,11 @@ def score_candidates(
     merged = _Merged.of([own, follower, suggested, by_taste, by_leftover])
     recipe, slot = merged.recipe, merged.slot
     valid = merged.is_first & recipes.listable.take(recipe)
+    pool_slot = np.full((end - start, len(recipes.pool)), own.shape[1])
+    if len(users.older):
+        longer_ago = users.seen_longer_ago(chunk, recipe, len(recipes.listable))
+        slot = np.where(longer_ago & (slot >= own.shape[1]), own.shape[1] - _SPARE, slot)
+        pool_slot[users.seen_longer_ago(chunk, recipes.pool[None, :], len(recipes.listable))] -= _SPARE
 
     rule = merged.spread(to_one(strength), own.shape[1])
     external = None
@@ -440,6 +468,7 @@ def score_candidates(
 
     pool_score = recipes.prior[recipes.pool] + weighed.take(catalogue.pattern[recipes.pool], axis=1)
     pool_score += attributes.score(user, recipes.pool[None, :])
+    pool_score += blend.seen * (pool_slot < own.shape[1])
     pool_valid = np.ones(pool_score.shape, dtype=bool)
     column = recipes.pool_column.take(recipe)
     row, at = np.nonzero(valid & (column >= 0))
@@ -448,7 +477,7 @@ def score_candidates(
         recipe=np.concatenate([recipe, np.broadcast_to(recipes.pool, pool_score.shape)], axis=1),
         valid=np.concatenate([valid, pool_valid], axis=1),
         score=np.concatenate([score, pool_score], axis=1),
-        slot=slot,
+        slot=np.concatenate([slot, pool_slot], axis=1),
         rule=rule,
         external=external,
         parts=np.stack([merged.spread(to_one(part), own.shape[1]) for part in parts], axis=-1) if parts else None,
@@ -456,7 +485,7 @@ def score_candidates(
         repeats=repeats,
         daytime=daytime,
         cool_down=cool_down,
-        age=users.own.column(start, end, users.age, np.inf),
+        age=users.own.column(start, end, users.age, np.inf, _SPARE),
         affinity=affinity,
         taste=taste,
         liking=liking,
@@ -589,6 +618,13 @@ def _followers(
 
 PARTS = ("recent", "session", "steady", "newest")
 """The bases that strengths of followers are split by: those of weights.Interest."""
+
+
+def _others(lists: Lists, taken: Bools, size: int) -> Ints:
+    """The known entries not taken, as user * size + value, in order."""
+    row = np.repeat(np.arange(len(lists.offsets) - 1), np.diff(lists.offsets))
+    left = ~taken & (lists.values >= 0)
+    return np.sort(row[left] * size + lists.values[left])
 
 
 def _newest(row: Ints, age: Floats, users: int) -> Floats:

@@ -135,6 +135,7 @@ class Candidates(_Section):
     """How many recipes each source puts forward for a user."""
 
     rules: int = Field(ge=1, le=1000)
+    own: int = Field(ge=1, le=1000)
     popular: int = Field(ge=1, le=1000)
     fresh: int = Field(ge=0, le=1000)
     strongest: int = Field(ge=0, le=20)

@@ -314,6 +314,29 @@ def test_seen_speaks_for_or_against_ones_past(seen: float, expected: str) -> Non
     assert scores(made)["a"] == pytest.approx(1 + seen)
 
 
+@pytest.mark.parametrize("own", [1, 2, 3])
+def test_recipes_beyond_the_strongest_are_still_known_as_seen(own: int) -> None:
+    """Put forward by the pool, by transitions and by tastes, they keep their place behind what is new to the user."""
+    past = [did("u", "recipe_view", name, days_ago=days) for name, days in (("a", 30), ("b", 31), ("c", 32))]
+    dishes = [recipe(name, "savings") for name in "abcdef"]
+    live = popularity(a=6.0, b=5.0, c=4.0, d=3.0, e=2.0, f=1.0)
+    rules = {"candidates": {"own": own, "popular": 6}, "blend": {"seen": -5.0, "taste": 0.5}}
+    followed = model({("a", "b"): 1.0, ("a", "c"): 1.0, ("a", "d"): 0.1})
+    made = listed(*past, dishes=dishes, live=live, artifact=followed, rules=weights(**rules))
+    assert names_of(made)[:3] == "def"
+    assert set(names_of(made)[3:]) == set("abc")
+
+
+def test_a_recipe_beyond_the_strongest_is_no_candidate_of_its_own() -> None:
+    past = [did("u", "recipe_view", name, days_ago=days) for name, days in (("a", 30), ("b", 31))]
+    dishes, rules = [recipe(name) for name in "abcd"], {"candidates": {"own": 1, "popular": 1, "fresh": 0}}
+    live = popularity(d=1.0)
+    assert "b" in names_of(
+        listed(*past, dishes=dishes, live=live, rules=weights(candidates={"popular": 1, "fresh": 0}))
+    )
+    assert "b" not in names_of(listed(*past, dishes=dishes, live=live, rules=weights(**rules)))
+
+
 def test_cool_down_is_soft_and_ends() -> None:
     followed = model({("a", "b"): 1.0, ("a", "c"): 0.5})
     seen = did("u", "recipe_favorite", "a")
