@@ -47,8 +47,7 @@ gained as (
         sum(cast(gain as decimal(18, 6))) as gain
     from counted
     group by segment, recipe_id
-)
-,
+),
 
 known as (
     select
@@ -69,7 +68,10 @@ select
         known.decayed_count * power(
             0.5e0,
             {{ seconds_between('known.decayed_at', watermark_at) }}
-            / case when gained.segment = '' then {{ half_life_seconds }} else {{ segment_half_life_seconds }} end
+            / cast(
+                case when gained.segment = '' then {{ half_life_seconds }} else {{ segment_half_life_seconds }} end
+                as double
+            )
         ),
         0
     ) as decayed_count,

@@ -28,7 +28,7 @@ def test_what_was_staged_is_what_is_evaluated(
 
     found = read_lake(settings)
     names = Counter(found.event_names.to_pylist())
-    assert names == {name: manifest["events_by_name"][name] for name in MEANINGFUL_EVENT_NAMES}
+    assert names == Counter({name: manifest["events_by_name"][name] for name in MEANINGFUL_EVENT_NAMES})
     assert (found.at[1:] >= found.at[:-1]).all()
     assert found.source == f"the {settings.environment} warehouse"
     searches = found.details.filter(pc.equal(found.event_names, pa.scalar("search")))

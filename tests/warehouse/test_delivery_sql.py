@@ -189,7 +189,8 @@ def test_an_erased_user_with_a_new_list_gets_that_and_no_tombstone(fresh_tables:
 
 def replace_profiles(tables: Tables, *user_ids: str) -> None:
     row: dict[str, Any] = {name: [] for name in ("recipe_ids", "recipe_actions", "ingredients", "tastes")}
-    row |= {name: [] for name in ("recipe_weights", "cooldowns", "ingredient_weights", "taste_weights")}
+    numbers = ("recipe_weights", "cooldowns", "recipe_ages", "recipe_counts", "recipe_daytimes")
+    row |= {name: [] for name in (*numbers, "ingredient_weights", "taste_weights")}
     tables.warehouse.transact(
         lambda transaction: transaction.run("replace_profiles", batch_id=BATCH),
         inputs={

@@ -29,6 +29,6 @@ case when starts_with({{ document }}[{{ fields.index(field) + 1 }}], '{')
 nullif({{ document }}[{{ fields.index(field) + 1 }}], 'null')
 {%- endmacro -%}
 {%- macro json_text(value, field) %}({{ value }} ->> '$.{{ field }}'){% endmacro -%}
-{%- macro seconds_between(earlier, later) %}(epoch({{ later }}) - epoch({{ earlier }})){% endmacro -%}
+{%- macro seconds_between(earlier, later) %}(date_diff('microsecond', {{ earlier }}, {{ later }}) / 1000000){% endmacro -%}
 {%- macro plus_hours(moment, hours) %}({{ moment }} + to_hours({{ hours }})){% endmacro -%}
 {%- macro minus_days(moment, days) %}({{ moment }} - to_days({{ days }})){% endmacro -%}
