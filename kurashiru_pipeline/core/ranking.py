@@ -135,26 +135,19 @@ def rank(  # noqa: PLR0917 - whom, what, by which model, and when
     for members, taught in groups:
         if not len(members) and len(profiles):
             continue
-        ranker = Ranker.of(
-            profiles.take(members),
-            catalogue,
-            live_popularity,
-            taught,
-            weights,
-            as_of,
-            list_length,
-            suggestions,
-            surface,
-        )
+        some = profiles if len(members) == len(profiles) else profiles.take(members)
+        ranker = Ranker.of(some, catalogue, live_popularity, taught, weights, as_of, list_length, suggestions, surface)
         with ThreadPoolExecutor(min(4, os.cpu_count() or 1) if is_threaded else 1) as threads:
             picks = list(threads.map(ranker.picks, ranker.chunks()))
         parts.append([np.concatenate([np.zeros(0, np.int64), *(part[field] for part in picks)]) for field in range(5)])
         places.append(members)
 
-    row = np.concatenate([members[part[0]] for members, part in zip(places, parts, strict=True)])
-    order = np.argsort(row, kind="stable")
-    row = row[order]
-    recipe, score, kind, subject = (np.concatenate([part[field] for part in parts])[order] for field in range(1, 5))
+    row, recipe, score, kind, subject = parts[0]
+    if len(parts) > 1:
+        rows = [members[part[0]] for members, part in zip(places, parts, strict=True)]
+        order = np.argsort(np.concatenate(rows), kind="stable")
+        row = np.concatenate(rows)[order]
+        recipe, score, kind, subject = (np.concatenate([part[field] for part in parts])[order] for field in range(1, 5))
     count = len(profiles)
     names: Any = pa.concat_arrays([catalogue.recipe_ids, catalogue.ingredients, catalogue.tags, pa.array([""])])
     reasons = pc.binary_join_element_wise(take(_PREFIXES, kind), take(names, subject), "")
