@@ -48,7 +48,7 @@ class Design:
 
     interval_seconds: float = 60.0
     poll_seconds: float = 10.0
-    queries: int = 72
+    queries: int = 81
     metadata_statements: int = 33
     statements_a_look: int = 3
     seconds_a_query: float = 0.4

@@ -45,7 +45,7 @@ _SEARCHED: Mapping[str, tuple[float, ...]] = {
     "interest.recent": (0.0, 0.3, 1.0),
 }
 """Weights that no formula finds, with the values tried, one after the other."""
-_DIALS = (0.5, 0.45, 0.4, 0.36, 0.33, 0.3, 0.27, 0.24, 0.21, 0.18, 0.15, 0.12, 0.09, 0.06, 0.03, 0.0)
+_DIALS = (0.36, 0.33, 0.3, 0.27, 0.24, 0.21, 0.18, 0.15, 0.12, 0.09, 0.06, 0.03, 0.0)
 _BOOSTING: Mapping[str, Any] = {
     "objective": "lambdarank",
     "num_leaves": 15,

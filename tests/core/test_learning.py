@@ -238,7 +238,7 @@ def test_the_dial_is_turned_as_far_as_the_budget_goes() -> None:
     windows, learned, budget = windows_in("of_one_taste"), learned_in("of_one_taste"), weights().diversity.loss_budget
     assert blend("of_one_taste")["taste"] > 0.5
     dial = learned.values["diversity.dials.home"]
-    assert 0 < dial < learned_in("popular").values["diversity.dials.home"]
+    assert 0 < dial <= learned_in("popular").values["diversity.dials.home"]
     assert ndcg(windows, weights(), learned, 2 * dial) < (1 - budget) * ndcg(windows, weights(), learned, 0.0)
 
 

@@ -25,7 +25,7 @@ from tests.snowpark.scene import make_scene
 from tests.traffic import land
 
 
-class AskedTheKernel(Exception):  # noqa: N818 - not an error
+class AskedTheKernel(Exception):
     pass
 
 
