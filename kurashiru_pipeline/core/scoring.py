@@ -659,6 +659,8 @@ def _suggested(suggestions: pa.Table | None, profiles: pa.Table, catalogue: Cata
 def _excluded(catalogue: Catalogue, weights: Weights) -> Bools:
     """(R,) recipes that are never listed."""
     excluded = np.zeros(len(catalogue.recipe_ids), dtype=bool)
+    if not any(weights.exclude.model_dump().values()):
+        return excluded
     found = catalogue.index_of(pa.array(weights.exclude.recipes, pa.string()))
     excluded[found[found >= 0]] = True
     authors = positions(pa.array(weights.exclude.authors, pa.string()), catalogue.authors)
