@@ -18,7 +18,7 @@ from scipy.optimize import minimize
 
 from kurashiru_pipeline.core.artifact import ModelArtifact
 from kurashiru_pipeline.core.catalogue import Catalogue
-from kurashiru_pipeline.core.columns import Bools, Floats, Ints, flatten, starts, to_numpy
+from kurashiru_pipeline.core.columns import Bools, Floats, Ints, flat, flatten, starts, to_numpy
 from kurashiru_pipeline.core.model import BLEND_SCALE, FEATURES, LEARNABLE, feature_values
 from kurashiru_pipeline.core.ranking import Ranker, rank
 from kurashiru_pipeline.core.scoring import blend_weights, source_values
@@ -370,8 +370,8 @@ def _shown_examples(lists: ShownLists, weights: Weights, learned: Learned) -> _E
     ranker = replace(_ranker(lists.window, weights, learned), model="")
     query, recipe_ids = flatten(lists.recipe_ids)
     recipe = lists.window.catalogue.index_of(recipe_ids)
-    place = to_numpy(flatten(lists.positions)[1], 0).astype(np.int64)
-    clicked = to_numpy(flatten(lists.clicked)[1], False).astype(np.float64)
+    place = to_numpy(flat(lists.positions), 0).astype(np.int64)
+    clicked = to_numpy(flat(lists.clicked), False).astype(np.float64)
     offsets = starts(np.bincount(query, minlength=len(lists.recipe_ids)))
     parts = []
     for start, end in ranker.chunks():

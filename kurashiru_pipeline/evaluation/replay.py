@@ -17,8 +17,8 @@ import pyarrow as pa
 from scipy import sparse
 
 from kurashiru_pipeline.core.catalogue import Catalogue
-from kurashiru_pipeline.core.columns import MICROS_PER_DAY, Floats, Ints, positions, ranges, starts, take
-from kurashiru_pipeline.core.profiles import ACTION_OF_EVENT, PROFILE_SCHEMA, build_profiles
+from kurashiru_pipeline.core.columns import MICROS_PER_DAY, Floats, Ints, lists, positions, ranges, starts, take
+from kurashiru_pipeline.core.profiles import ACTION_OF_EVENT, build_profiles
 from kurashiru_pipeline.core.weights import Weights
 from kurashiru_pipeline.evaluation.interactions import Interactions
 from kurashiru_pipeline.evaluation.queries import Queries
@@ -152,22 +152,19 @@ class Replay:
         past = self.interactions
         sizes = np.minimum(queries.known, self.recent)
         rows = past.by_user[ranges(past.user_starts[queries.user] + queries.known - sizes, sizes)]
-        query = np.repeat(np.arange(len(queries)), sizes)
+        query, names = np.repeat(np.arange(len(queries)), sizes), _names(len(queries))
         behaviors: dict[str, Any] = {
-            "user_id": take(_names(len(queries)), query),
+            "user_id": take(names, query),
             "event_id": take(self._event_ids, rows),
             "event_name": take(past.event_names, rows),
             "recipe_id": past.catalogue.recipe_ids.take(pa.array(past.recipe[rows], mask=past.recipe[rows] < 0)),
             "detail": take(past.details, rows),
             "occurred_at": pa.array(past.at[rows] - queries.at[query] + as_of, pa.timestamp("us")),
         }
-        made = build_profiles(pa.table(behaviors), catalogue, self.weights, moment(as_of))
-        strangers = np.flatnonzero(sizes == 0)
-        if not len(strangers):
-            return made
-        nothing: dict[str, Any] = {field.name: [[]] * len(strangers) for field in PROFILE_SCHEMA}
-        nothing |= {"user_id": take(_names(len(queries)), strangers), "as_of": [moment(as_of)] * len(strangers)}
-        return pa.concat_tables([made, pa.table(nothing, schema=PROFILE_SCHEMA)]).sort_by("user_id")
+        # Whoever is named here has a profile, also without a past.
+        nothing_stated = lists(np.zeros(0, np.int64), len(names), pa.array([], pa.string()))
+        named = pa.table({"user_id": names, "preferred_tags": nothing_stated})
+        return build_profiles(pa.table(behaviors), catalogue, self.weights, moment(as_of), named)
 
     @cached_property
     def _action_weight(self) -> Floats:
