@@ -5,6 +5,7 @@ import random
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -131,7 +132,7 @@ class Rig:
         self.faults.clear()
         self.time = Time()
         self.table = self.make_table()
-        if TABLE in self.client.list_tables()["TableNames"]:
+        with suppress(self.client.exceptions.ResourceNotFoundException):
             self.client.delete_table(TableName=TABLE)
 
     def empty(self) -> None:
