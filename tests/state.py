@@ -9,6 +9,7 @@ from kurashiru_pipeline.warehouse.ducklake import DuckLakeWarehouse
 from kurashiru_pipeline.warehouse.snowflake import SnowflakeWarehouse
 from kurashiru_pipeline.warehouse.snowflake_arrow import from_snowflake
 from kurashiru_pipeline.warehouse.statements import array_columns
+from tests import keyed
 
 _TABLES = {
     "raw.behavior_events": "payload, file_name, file_row_number",
@@ -50,7 +51,7 @@ def counts(warehouse: Warehouse) -> dict[str, int]:
 def rows(warehouse: Warehouse, query: str) -> list[tuple[Any, ...]]:
     """Rows of any query, under the port, decoded as the port does it: equal values on both engines."""
     if isinstance(warehouse, DuckLakeWarehouse):
-        table = warehouse._connection.execute(query).to_arrow_table()
+        table = warehouse._connection.execute(keyed.in_sql(warehouse, query)).to_arrow_table()
     else:
         assert isinstance(warehouse, SnowflakeWarehouse)
         warehouse.fetch("last_batch")  # opens the session for queries

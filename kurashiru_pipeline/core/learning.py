@@ -264,7 +264,7 @@ def _candidates_of(window: Window, weights: Weights, learned: Learned) -> _Examp
     for chunk in ranker.chunks():
         candidates = ranker.candidates(chunk)
         row, column = np.nonzero(candidates.valid)
-        values = source_values(ranker.catalogue, ranker.recipes, candidates, row, column, LEARNABLE)
+        values = source_values(ranker.recipes, candidates, row, column, LEARNABLE)
         label = candidates.recipe[row, column] == target[chunk[0] + row]
         cool_down = candidates.cool_down[row, candidates.place(row, column)]
         parts.append((values, cool_down, label, np.bincount(row, minlength=chunk[1] - chunk[0])))
@@ -356,9 +356,7 @@ def _shortlists_of(window: Window, weights: Weights, learned: Learned) -> _Examp
         candidates = ranker.candidates(chunk, with_parts=True)
         shortlist = ranker.shortlist(candidates)
         row, at = np.nonzero(shortlist.present)
-        values = feature_values(
-            ranker.catalogue, ranker.recipes, candidates, ranker.weights, row, shortlist.column[row, at]
-        )
+        values = feature_values(ranker.recipes, candidates, ranker.weights, row, shortlist.column[row, at])
         label = shortlist.recipe[row, at] == target[chunk[0] + row]
         parts.append((values, label, np.bincount(row, minlength=chunk[1] - chunk[0])))
     values, label, sizes = (np.concatenate(part) for part in zip(*parts, strict=True))
@@ -379,7 +377,7 @@ def _shown_examples(lists: ShownLists, weights: Weights, learned: Learned) -> _E
         entries = np.arange(offsets[start], offsets[end])
         row, column = _columns_of(candidates.recipe, candidates.valid, query[entries] - start, recipe[entries])
         found = np.flatnonzero(column >= 0)
-        values = feature_values(ranker.catalogue, ranker.recipes, candidates, ranker.weights, row[found], column[found])
+        values = feature_values(ranker.recipes, candidates, ranker.weights, row[found], column[found])
         sizes = np.bincount(row[found], minlength=end - start)
         parts.append((values, clicked[entries][found], place[entries][found], sizes))
     values, label, places, sizes = (np.concatenate(part) for part in zip(*parts, strict=True))

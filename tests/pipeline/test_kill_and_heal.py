@@ -16,6 +16,7 @@ from kurashiru_pipeline.environment import PROJECT_ROOT, Settings
 from kurashiru_pipeline.local.simulate import simulate
 from kurashiru_pipeline.realtime.drain import drain
 from kurashiru_pipeline.realtime.micro_batch import MicroBatchPipeline
+from kurashiru_pipeline.warehouse.ducklake import DuckLakeWarehouse
 from tests import state
 from tests.engines import Accounts, PutItems
 
@@ -54,7 +55,8 @@ def _elsewhere(settings: Settings, tmp_path: Path, name: str, max_batch_lines: s
 
 
 class _Death:
-    """Comes at the `moment`-th boundary: before a commit, after it, or between two writes to DynamoDB.
+    """Comes at the `moment`-th boundary: before a commit, after it, between two writes to DynamoDB, or between the commits
+    of what is kept by user and of the lake.
 
     Attributes:
         has_come: whether it has.
@@ -69,6 +71,9 @@ class _Death:
         pipeline.table.write = self._dying_write  # type: ignore[method-assign]
         if put_items is not None:
             put_items.before_request = self._pass
+        if isinstance(pipeline.warehouse, DuckLakeWarehouse):
+            self._commit = pipeline.warehouse._state.commit
+            pipeline.warehouse._state.commit = self._dying_commit  # type: ignore[method-assign]
 
     def _pass(self) -> None:
         self._left -= 1
@@ -85,6 +90,10 @@ class _Death:
         outcome = self._transact(dying_body, **options)
         self._pass()
         return outcome
+
+    def _dying_commit(self, changes: Any) -> None:
+        self._commit(changes)
+        self._pass()
 
     def _dying_write(self, items: Any, *args: Any) -> Any:
         half = len(items) // 2
