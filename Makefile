@@ -8,6 +8,7 @@ EDGE := .venv-edge/installed
 PEERS := .venv-peers/installed
 MANIFEST := dbt_project/target/manifest.json
 DBT_SOURCES := $(shell find dbt_project -type f -not -path '*/target/*' -not -path '*/logs/*' 2>/dev/null)
+KERNELS := kurashiru_pipeline/core/native.py $(wildcard kurashiru_pipeline/core/kernels/*.py)
 PYTHON_OK := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
 
 .PHONY: help setup demo test dev bench peers smoke check lint types sql dbt lock clean
@@ -26,10 +27,10 @@ dev: setup ## the same stack kept open, with traffic flowing
 test: setup ## run all tests (ARGS='-k name' for some)
 	$(BIN)/pytest -n logical --maxprocesses 4 --dist loadgroup $(ARGS)
 
-bench: setup peers ## measure speed beside floors and peers (ARGS='--size full')
+bench: setup peers ## measure speed beside floors and peers (ARGS='--size medium')
 	$(BIN)/kurashiru bench $(ARGS)
 
-smoke: setup ## run every benchmark once, small and without peers, to see that it works
+smoke: setup ## run every scenario of the benchmark once, small, to see that it works
 	$(BIN)/kurashiru bench --size small
 
 peers: $(PEERS) ## install what the benchmark measures beside into .venv-peers
@@ -108,6 +109,6 @@ $(PEERS): benchmarks/peers.lock | $(INSTALLED)
 	  || $(BIN)/python -m pip --python .venv-peers/bin/python install --quiet --no-deps --require-hashes -r $<
 	@touch $@
 
-$(MANIFEST): $(INSTALLED) $(DBT_SOURCES)
+$(MANIFEST): $(INSTALLED) $(DBT_SOURCES) $(KERNELS)
 	$(BIN)/kurashiru prepare
 	@touch $@

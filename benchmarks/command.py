@@ -43,15 +43,23 @@ def list_scenarios(console: Console, size: str, *, as_json: bool) -> None:
 
 
 def run_scenarios(
-    folder: Path, size: str, only: Sequence[str], *, is_resumed: bool, report_folder: Path | None, console: Console
+    folder: Path,
+    size: str,
+    only: Sequence[str],
+    *,
+    is_resumed: bool,
+    report_folder: Path | None,
+    is_for_docs: bool,
+    console: Console,
 ) -> dict[str, Any]:
     """Run the chosen scenarios; the results, which are also left in `folder`. What happens is told to `console`.
 
     Raises:
         ConfigurationError: no such scenario, or too little room on the disk.
-        KurashiruError: another benchmark works in the folder.
+        KurashiruError: another benchmark works in the folder, or a scenario broke whose figures are for the docs.
     """
-    command = " ".join(["kurashiru bench --size", size, *(f"--only {name}" for name in only)])
+    options = [*(f"--only {name}" for name in only), *(["--write-docs"] if is_for_docs else [])]
+    command = " ".join(["kurashiru bench --size", size, *options])
     run = Run(Size(size), chosen(only), folder, is_resumed, command)
     needed = require_space(run)
     with Monitor(console) as monitor:
@@ -68,4 +76,7 @@ def run_scenarios(
             raise
         if report_folder is not None:
             monitor.say(f"report: {report.write(document, report_folder)}")
+        if is_for_docs:
+            report.add_to_page(document)
+            monitor.say(f"written: {report.PAGE}")
     return document

@@ -43,8 +43,8 @@ class Scale:
 
 
 SCALES = {
-    Size.SMALL: Scale(2, 100_000, 5_000, 5_000),
-    Size.MEDIUM: Scale(5, 2_000_000, 500_000, 100_000),
+    Size.SMALL: Scale(2, 40_000, 5_000, 5_000),
+    Size.MEDIUM: Scale(3, 2_000_000, 300_000, 100_000),
     Size.FULL: Scale(30, 10_000_000, 5_000_000, 100_000),
 }
 
@@ -248,10 +248,10 @@ def _outcome(size: Size, scale: Scale, state: State, settings: Settings) -> Outc
         ),
         Figure(
             "day_minutes",
-            EVENTS_A_DAY / (events / seconds) / 60,
+            EVENTS_A_DAY / (events / seconds) / 60 if is_full_load else None,
             "min",
             goal="<= 90" if is_full_load else None,
-            note="300 million events" if events >= EVENTS_A_DAY else "300 million events at this pace",
+            note="300 million events" if events >= EVENTS_A_DAY else "300 million events at the pace of these",
         ),
         Figure("day_lost_or_doubled", _difference(settings), "lines", goal="<= 0", note="against the manifest"),
         Figure("day_growth_ratio", late / early, "x", note="seconds a million events, last third / first third"),
@@ -263,7 +263,7 @@ def _outcome(size: Size, scale: Scale, state: State, settings: Settings) -> Outc
             "GB",
             note=f"raw and staged events and all else: {lake_gb * 1e9 / events:.0f} bytes/event",
         ),
-        *(Figure(f"day_{step}_share", taken / seconds, "") for step, taken in by_step.items()),
+        *(Figure(f"day_{step}_share", taken / seconds, "share") for step, taken in by_step.items()),
     ]
     done = [sum(part.counts["line_count"] for part in slices[: number + 1]) / 1e6 for number in range(len(slices))]
     shares = {

@@ -26,7 +26,6 @@ from kurashiru_pipeline.warehouse.ducklake import attach, connect, lake_folder
 TITLE = "overload: three times the sustainable rate, then catching up: order, memory, lag, nothing lost"
 
 _TIMES = 3.0
-_GIB = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -190,7 +189,7 @@ def _outcome(size: Size, manifest: dict[str, Any], overload: _Overload, found: _
         Figure("overload_out_of_order", found.disorder, "micro-batches", goal="== 0"),
         Figure(
             "overload_peak_memory",
-            overload.peak_memory / _GIB,
+            overload.peak_memory / 1e9,
             "GB",
             goal=goal("<= 4"),
             note="resident, of the process that drains (and hosts this scenario)",
@@ -203,7 +202,7 @@ def _outcome(size: Size, manifest: dict[str, Any], overload: _Overload, found: _
     ]
     x = [round(it.at, 2) for it in rounds]
     lag = Series(
-        "overload_lag",
+        "lag",
         "how far behind while three times the sustainable rate arrives",
         "seconds since it began",
         "seconds behind",
@@ -214,7 +213,7 @@ def _outcome(size: Size, manifest: dict[str, Any], overload: _Overload, found: _
         },
     )
     behind = Series(
-        "overload_lines",
+        "lines",
         "lines behind, and lines a micro-batch may load",
         "seconds since it began",
         "lines",

@@ -5,7 +5,6 @@ longer for an item than any client); requests of a delivery in which little or n
 Not here: DynamoDB itself, which takes items faster than either.
 """
 
-import json
 import random
 import socket
 import subprocess
@@ -15,10 +14,11 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from math import ceil
 from pathlib import Path
 from statistics import median
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.error import URLError
 from urllib.request import urlopen
 from uuid import uuid4
@@ -32,6 +32,7 @@ import pyarrow.parquet as pq
 from benchmarks.dynamodb_sink import running_sink, statistics
 from benchmarks.figures import Context, Figure, Outcome, Series, Size, median_and_spread
 from benchmarks.load import open_pipeline, settings_of, settle, this_hour
+from benchmarks.peer import Peer
 from kurashiru_pipeline.core.item_columns import content_hashes, encode_lists
 from kurashiru_pipeline.environment import Settings
 from kurashiru_pipeline.local.catalogue import make_recipes
@@ -144,7 +145,7 @@ def run(context: Context) -> Outcome:
         "sink": [scale.sink_items / median(turns.wall) for turns in on_sink.values()],
         "moto": [few / median(turns.wall) for turns in on_moto.values()],
     }
-    plot = Series("reflect_writers", "Items into DynamoDB's stand-ins", "writer", "items/s", names, rates)
+    plot = Series("writers", "Items into DynamoDB's stand-ins", "writer", "items/s", names, rates)
     return Outcome(figures, [plot])
 
 
@@ -206,9 +207,14 @@ def _race(
         if context.peers is not None:
             path = context.folder / f"items-{len(plain)}.jsonl"
             path.write_bytes(b"\n".join(map(orjson.dumps, plain)))
-            peer = stack.enter_context(_Peer.started(context.peers, path, table_of["peers"]))
+            peer = stack.enter_context(Peer.started(context.peers, "awswrangler_put.py", path, table_of["peers"]))
+
+            def write_with(writer: str) -> tuple[float, float]:
+                taken = peer.ask(f"{writer} {endpoint}")
+                return taken["seconds"], taken["cpu_seconds"]
+
             for name in ("put_items", "put_df"):
-                writers[f"awswrangler.{name}"] = lambda name=name: peer.write(name, endpoint)
+                writers[f"awswrangler.{name}"] = partial(write_with, name)
         turns = {name: Turns() for name in writers}
         repetitions = SCALES[context.size].repetitions
         begin, end = share
@@ -235,40 +241,6 @@ def write_lists(table: RecommendationTable, lists: pa.Table) -> None:
 def _plain(value: dict[str, str]) -> str | int:
     """A value as boto3 and awswrangler take it: whole numbers, which both may serialise."""
     return int(value["N"]) if "N" in value else value["S"]
-
-
-class _Peer:
-    """awswrangler in its own environment and process, its imports done."""
-
-    def __init__(self, process: "subprocess.Popen[str]") -> None:
-        self._process = process
-        self._answer()
-
-    @classmethod
-    @contextmanager
-    def started(cls, python: Path, items: Path, table: str) -> Iterator["_Peer"]:
-        script = Path(__file__).parent / "peers" / "awswrangler_put.py"
-        command = [str(python), str(script), str(items), table]
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-            try:
-                yield cls(process)
-            finally:
-                process.terminate()
-
-    def write(self, writer: str, endpoint: str) -> tuple[float, float]:
-        assert self._process.stdin is not None
-        self._process.stdin.write(f"{writer} {endpoint}\n")
-        self._process.stdin.flush()
-        answer = self._answer()
-        return answer["seconds"], answer["cpu_seconds"]
-
-    def _answer(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise OSError("awswrangler's process ended; its error is above")
-        answer: dict[str, Any] = json.loads(line)
-        return answer
 
 
 @contextmanager

@@ -1,8 +1,9 @@
 """Results as a page with tables and plots, for a person to read.
 
-Here: Markdown and SVG from a results document; docs/performance.md keeps those of the full size between two marks:
+Here: Markdown and SVG from a results document; what docs/performance.md has between two marks:
 
-    python -m benchmarks.report RESULTS.json [--write]
+    kurashiru bench --size medium --write-docs                              # measures, then writes
+    python -m benchmarks.report docs/performance/results.json --write       # only writes
 
 Not here: what was measured and how (the scenarios), the table on a terminal (terminal.py).
 """
@@ -13,6 +14,9 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from benchmarks import scenarios
+from kurashiru_pipeline.errors import KurashiruError
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "performance.md"
 BEGIN, END = "<!-- benchmarks/report.py: begin -->\n", "<!-- benchmarks/report.py: end -->"
@@ -44,6 +48,41 @@ def write(document: Mapping[str, Any], folder: Path) -> Path:
     return page
 
 
+def add_to_page(document: Mapping[str, Any], page: Path = PAGE) -> None:
+    """Put the results into docs/performance.md; scenarios that did not run stay as they were.
+
+    Those of another machine or of other versions do not: figures of one page can be compared.
+
+    Raises:
+        KurashiruError: a scenario broke.
+    """
+    broken = [scenario["name"] for scenario in document["scenarios"] if scenario["error"]]
+    if broken:
+        raise KurashiruError(f"{page.name} is as it was: {', '.join(broken)} broke; mend it, then go on with --resume")
+    results = page.with_suffix("") / "results.json"
+    kept = json.loads(results.read_bytes()) if results.exists() else None
+    if kept is not None and _ground(kept) == _ground(document):
+        document = _merged(kept, document)
+    write_page(document, page)
+
+
+def _ground(document: Mapping[str, Any]) -> Any:
+    """What it ran on and with."""
+    machine = {name: of for name, of in document["machine"].items() if name != "load_average"}
+    return machine, document["versions"], document["peers"]
+
+
+def _merged(kept: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """The new results, and of the kept ones the scenarios that the new ones lack."""
+    ran = {scenario["name"] for scenario in new["scenarios"]}
+    of_both = {
+        part: [*new[part], *(one for one in kept[part] if one[by] not in ran)]
+        for part, by in (("scenarios", "name"), ("figures", "scenario"), ("series", "scenario"))
+    }
+    of_both["scenarios"].sort(key=lambda scenario: scenarios.ORDER.index(scenario["name"]))
+    return {**new, **of_both}
+
+
 def write_page(document: Mapping[str, Any], page: Path = PAGE) -> None:
     """Put the results into docs/performance.md, and them and their plots into the folder beside it."""
     text = page_with(page.read_text(encoding="utf-8"), content(document, f"{page.stem}/"))
@@ -57,8 +96,8 @@ def write_page(document: Mapping[str, Any], page: Path = PAGE) -> None:
 
 
 def content(document: Mapping[str, Any], plots: str) -> str:
-    """Machine, tables and plots in Markdown; the plots' files are linked with `plots` before their names."""
-    return "\n".join([_about(document), *_scenarios(document, plots)])
+    """Machine, goals, tables and plots in Markdown; the plots' files are linked with `plots` before their names."""
+    return "\n".join([_about(document), *_goals(document), *_scenarios(document, plots)])
 
 
 def page_with(text: str, content: str) -> str:
@@ -83,6 +122,11 @@ def number(value: float | None) -> str:
         return f"{value:.0f}"
     digits = 2 - math.floor(math.log10(abs(value)))
     return f"{value:,.{max(digits, 0)}f}"
+
+
+def measured(figure: Mapping[str, Any]) -> str:
+    """Value and unit."""
+    return f"{number(figure['value'])} {figure['unit'] if figure['value'] is not None else ''}".strip()
 
 
 def spread(figure: Mapping[str, Any]) -> str:
@@ -121,7 +165,7 @@ def _about(document: Mapping[str, Any]) -> str:
     load = machine["load_average"]
     versions = {**document["versions"], **{f"{name} (peer)": of for name, of in document["peers"].items()}}
     lines = [
-        f"- {document['date'][:10]}, `{document['command']}`: {summary(document)}",
+        f"- {summary(document)}; last run: `{document['command']}`",
         f"- {machine['cores']} cores ({machine['processor']}), {machine['memory_gb']:.0f} GB of memory, "
         f"{machine['system']}, Python {machine['python']}",
         f"- load average {load['before']} before, {load['after']} after",
@@ -130,16 +174,30 @@ def _about(document: Mapping[str, Any]) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
+def _goals(document: Mapping[str, Any]) -> Iterator[str]:
+    rows = [
+        (f"`{figure['name']}`", measured(figure), spread(figure), goal(figure), verdict(figure), figure["scenario"])
+        for figure in document["figures"]
+        if figure["goal"] is not None
+    ]
+    if rows:
+        yield "## Goals\n"
+        yield _table(("figure", "value", "spread", "goal", "reached", "scenario"), rows)
+
+
 def _scenarios(document: Mapping[str, Any], plots: str) -> Iterator[str]:
     for scenario in document["scenarios"]:
         name = scenario["name"]
-        yield f"## {name}\n\n{scenario['title']} ({scenario['seconds']:,.0f} s).\n"
+        yield (
+            f"## {name}\n\n{_sentence(scenario['title'])}. Size {scenario['size']}, {scenario['date'][:10]}, "
+            f"{scenario['seconds']:,.0f} s; load average {scenario['load_before']} before.\n"
+        )
         if scenario["error"]:
             yield f"Failed: `{scenario['error']}`\n"
         rows = [
             (
                 f"`{figure['name']}`",
-                f"{number(figure['value'])} {figure['unit']}".strip(),
+                measured(figure),
                 spread(figure),
                 goal(figure),
                 verdict(figure),
@@ -152,7 +210,11 @@ def _scenarios(document: Mapping[str, Any], plots: str) -> Iterator[str]:
             yield _table(("figure", "value", "spread", "goal", "reached", "what limits it"), rows)
         for series in document["series"]:
             if series["scenario"] == name:
-                yield f"![{series['title']}]({plots}{_file(series)})\n"
+                yield f"![{_sentence(series['title'])}]({plots}{_file(series)})\n"
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -181,11 +243,11 @@ def plot(series: Mapping[str, Any], target: Path) -> None:
         figure = Figure(figsize=(8.2, 3.4), layout="constrained")
         axes = figure.add_subplot()
         axes.set_prop_cycle(color=COLOURS)
-        if any(isinstance(value, str) for value in series["x"]):
+        if len(series["x"]) == 1 or any(isinstance(value, str) for value in series["x"]):
             _bars(axes, series)
         else:
             _lines(axes, series)
-        axes.set_title(series["title"], loc="left", color=_INK, fontsize=10)
+        axes.set_title(_sentence(series["title"]), loc="left", color=_INK, fontsize=10)
         axes.set_ylabel(series["y_label"], color=_INK)
         axes.set_ylim(bottom=0)
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
@@ -220,7 +282,8 @@ def _bars(axes: Any, series: Mapping[str, Any]) -> None:
         axes.bar_label(drawn, [number(value) for value in values], fontsize=7, color=_INK, padding=2)
     axes.grid(axis="y", color=_GRID, linewidth=0.8)
     axes.set_axisbelow(True)
-    axes.set_xticks(range(len(series["x"])), [str(value) for value in series["x"]])
+    names = [value.replace("_", "\n") if isinstance(value, str) else f"{value:,g}" for value in series["x"]]
+    axes.set_xticks(range(len(names)), names)
     axes.set_xlabel(series["x_label"], color=_INK)
 
 

@@ -189,6 +189,7 @@ def _run_one(run: Run, name: str, watch: Watch, clock: _Clock) -> None:
     about = {
         "name": name,
         "title": scenarios.titles()[name],
+        "size": run.size,
         "seconds": round(clock.seconds, 1),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "load_before": load_before,

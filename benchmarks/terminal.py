@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from benchmarks.report import goal, number, spread, summary, verdict
+from benchmarks.report import goal, measured, spread, summary, verdict
 
 _LINE_SECONDS = 30.0  # between plain lines
 
@@ -83,8 +83,9 @@ def figures_table(document: Mapping[str, Any]) -> Table:
         for figure in document["figures"]:
             if figure["scenario"] == scenario["name"]:
                 reached = Text(verdict(figure), style="green" if figure["reached"] else "red")
-                value = f"{number(figure['value'])} {figure['unit']}".strip()
-                table.add_row(_named(figure["name"], figure["note"]), value, spread(figure), goal(figure), reached)
+                table.add_row(
+                    _named(figure["name"], figure["note"]), measured(figure), spread(figure), goal(figure), reached
+                )
         if scenario["error"]:
             table.add_row(_named(scenario["name"], scenario["error"]), "", "", "", Text("failed", style="red"))
         table.add_section()

@@ -36,8 +36,8 @@ class Scale:
 
 
 SCALES = {
-    Size.SMALL: Scale(6, 300, 500, 500),
-    Size.MEDIUM: Scale(150, 3_500, 50_000, 20_000),
+    Size.SMALL: Scale(4, 300, 500, 500),
+    Size.MEDIUM: Scale(40, 3_500, 50_000, 20_000),
     Size.FULL: Scale(600, 3_500, 300_000, 100_000),
 }
 
@@ -182,7 +182,7 @@ def _series(alone: list[Measured]) -> list[Series]:
     seconds = [second for measured in alone for second in measured.seconds]
     return [
         Series(
-            "upkeep_batches",
+            "batches",
             "Micro-batches, with upkeep half-way and at the end",
             "micro-batch",
             "seconds",

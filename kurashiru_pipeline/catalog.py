@@ -31,7 +31,7 @@ class Owner(StrEnum):
 
 
 LOAD = "load"
-"""What comes before the stages, as the ledger and the metadata name it; where the engine loads by itself there is none."""
+"""What comes before the stages, as the ledger and the metadata name it; none where the engine loads by itself."""
 
 
 class Stage(StrEnum):

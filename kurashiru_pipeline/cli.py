@@ -832,15 +832,25 @@ def dev(rate: float, aws_port: int | None, dagster_port: int | None) -> None:
     metavar="FOLDER",
     help="Write a page with tables and plots, and results.json, into this folder.",
 )
+@click.option("--write-docs", is_flag=True, help="Put the results into docs/performance.md, with their plots.")
 @json_option
-def bench(*, size: str, only: tuple[str, ...], is_list: bool, resume: bool, report: Path | None, as_json: bool) -> None:
+def bench(
+    *,
+    size: str,
+    only: tuple[str, ...],
+    is_list: bool,
+    resume: bool,
+    report: Path | None,
+    write_docs: bool,
+    as_json: bool,
+) -> None:
     """Measure speed and cost beside a floor or a peer, and hold them against their goals.
 
     \b
     kurashiru bench                                     all scenarios, small
     kurashiru bench --size full --only day --resume     a whole day's load, in as many sittings as it takes
     kurashiru bench --size medium --report bench        with a page to read in bench/report.md
-    make bench ARGS='--size medium'                     beside peers: dlt, awswrangler, implicit
+    make bench ARGS='--size medium --write-docs'        beside peers (dlt, awswrangler, implicit), into the docs
 
     Each scenario runs in a process and a folder of its own under KURASHIRU_HOME/bench, on data it makes itself; what
     the pipeline keeps there is not touched. A goal that is missed is no failure; the exit status is 1 when a scenario
@@ -859,7 +869,9 @@ def bench(*, size: str, only: tuple[str, ...], is_list: bool, resume: bool, repo
         list_scenarios(OUT, size, as_json=as_json)
         return
     folder = Settings.load().home / "bench" / size
-    document = run_scenarios(folder, size, only, is_resumed=resume, report_folder=report, console=ERR)
+    document = run_scenarios(
+        folder, size, only, is_resumed=resume, report_folder=report, is_for_docs=write_docs, console=ERR
+    )
     if as_json:
         _print_json(document)
     else:

@@ -1,8 +1,8 @@
 """Peer of recommend.py: implicit's item-item recommend, with a matrix of neighbours that is given.
 
-Run by the peers' Python with a folder (interest.npz, neighbours.npz), how many recipes to keep, and repetitions; prints
-the wall seconds of each as JSON. Its recommend releases the interpreter's lock but takes one processor, so users are
-spread over a thread a processor.
+Run by the peers' Python with a folder (interest.npz, neighbours.npz) and how many recipes to keep; answers each line it
+reads, once every user has had a turn, with a JSON line of the wall seconds. Its recommend releases the interpreter's
+lock but takes one processor, so users are spread over a thread a processor.
 """
 
 import json
@@ -12,13 +12,14 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import implicit
 import numpy as np
 from implicit.nearest_neighbours import ItemItemRecommender, NearestNeighboursScorer
 from scipy import sparse
 
 
 def main() -> None:
-    folder, kept, repetitions = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    folder, kept = Path(sys.argv[1]), int(sys.argv[2])
     interest, neighbours = (
         sparse.load_npz(folder / f"{name}.npz").astype(np.float64) for name in ("interest", "neighbours")
     )
@@ -30,13 +31,12 @@ def main() -> None:
     def recommend(users: np.ndarray) -> None:
         model.recommend(users, interest[users], N=kept, filter_already_liked_items=False)
 
-    taken = []
+    print(json.dumps({"version": implicit.__version__}), flush=True)
     with ThreadPoolExecutor(cores) as threads:
-        for _ in range(repetitions):
+        for _ in sys.stdin:
             began = time.perf_counter()
             list(threads.map(recommend, parts))
-            taken.append(time.perf_counter() - began)
-    print(json.dumps(taken))
+            print(json.dumps({"seconds": time.perf_counter() - began}), flush=True)
 
 
 if __name__ == "__main__":

@@ -216,7 +216,7 @@ class MicroBatchPipeline:
         window = timedelta(hours=self._settings.integer("KURASHIRU_DEDUPLICATION_HOURS"))
         batch = MicroBatch(batch_id, staged_at, max(seen, default=staged_at), finished_stages=1)
         if summary["read_count"]:
-            transaction.find_repeats(duplicates_from=summary["loaded_from"] - window)
+            transaction.find_repeats(batch_id, duplicates_from=summary["loaded_from"] - window)
             transaction.run("stage_accept", batch_id=batch_id)
         if any(queued.values()):
             max_users = self._settings.integer("KURASHIRU_MAX_BATCH_USERS", minimum=1)

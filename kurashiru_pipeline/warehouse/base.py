@@ -197,10 +197,11 @@ class Transaction(ABC):
         """Consume the stream of raw lines: parsed, typed and judged in the work table `parsed_lines`."""
         self.run("stage_parse", retention_days=retention_days)
 
-    def find_repeats(self, *, duplicates_from: datetime) -> None:
+    def find_repeats(self, batch_id: int, *, duplicates_from: datetime) -> None:
         """Find which parsed lines deliver an event once more, for the work table `repeated_lines`.
 
         Args:
+            batch_id: the micro-batch that they will be.
             duplicates_from: load time (naive UTC) from which staged events are looked at.
         """
         self.run("stage_repeats", duplicates_from=duplicates_from)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -37,7 +37,9 @@ from kurashiru_pipeline.warehouse.base import (
 )
 from kurashiru_pipeline.warehouse.ducklake_keyed import FetchedRelations, KeyedChanges, carry_over, lake_tables
 from kurashiru_pipeline.warehouse.ducklake_loader import Loader
+from kurashiru_pipeline.warehouse.ducklake_repeats import find_repeats
 from kurashiru_pipeline.warehouse.ducklake_upkeep import Forgetting, Upkeep, read_state, set_options
+from kurashiru_pipeline.warehouse.event_ids import EventIds, Pending
 from kurashiru_pipeline.warehouse.keyed_state import KeyedState
 from kurashiru_pipeline.warehouse.keyed_tables import KEYED_TABLES
 from kurashiru_pipeline.warehouse.lock import WriterLock, writer_lock
@@ -145,6 +147,7 @@ class DuckLakeWarehouse(Warehouse):
         self._lock = lock
         self._identity = _identity(lake_folder(settings))
         self._state = KeyedState(lake_folder(settings) / "state")
+        self._event_ids = EventIds(lake_folder(settings) / "event_ids")
         # Where the streams' readers stand, as long as nobody else can move them.
         self._offsets: dict[str, int] = {}
         self._loader = Loader(settings, connection, ALIAS, self.transact, is_only_writer=lock is not None)
@@ -452,7 +455,8 @@ class _DuckLakeTransaction(Transaction):
         self._warehouse = warehouse
         self.read_up_to: dict[str, int] = {}
         self._unread_in: tuple[int, ...] = ()
-        self._has_view = False
+        self._events: pa.Table | None = None
+        self._new_ids: Pending | None = None
 
     def run(self, script: str, **parameters: Parameter) -> RowCounts:
         warehouse = self._warehouse
@@ -470,9 +474,9 @@ class _DuckLakeTransaction(Transaction):
         if fresh is None or self._unread_in != (fresh.snapshot,):
             self._parse_in_sql(unread, retention_days)
             return
-        events, others = fresh.parse(retention_days)
+        self._events, others = fresh.parse(retention_days)
         connection = self._warehouse._connection
-        connection.register("fresh_events", events)
+        connection.register("fresh_events", self._events)
         if others is not None:
             connection.register("other_lines", others)
             self._parse_in_sql("other_lines", retention_days)
@@ -485,15 +489,27 @@ class _DuckLakeTransaction(Transaction):
             "union all by name select * replace (case when file_row_number > 0 then event_id end as event_id), "
             "null::varchar as reject_reason, null::varchar as rejected_payload from fresh_events"
         )
-        self._has_view = True
+
+    def find_repeats(self, batch_id: int, *, duplicates_from: datetime) -> None:
+        """As SQL does, from the ids kept beside the lake."""
+        self._new_ids = find_repeats(
+            self._warehouse._connection,
+            self._warehouse._event_ids,
+            fresh=self._events,
+            judged="parsed_lines" if self._events is None else "judged_lines",
+            batch_id=batch_id,
+            duplicates_from=duplicates_from,
+        )
 
     def _parse_in_sql(self, lines: str, retention_days: int) -> None:
         [parse] = self._warehouse._render("stage_parse", {"retention_days": retention_days}, lambda _: lines)
         self._warehouse._connection.execute(parse.sql)
 
     def clean_up(self) -> None:
-        """After the commit; a roll-back does the same."""
-        if self._has_view:
+        """After the commit; a roll-back leaves no view either."""
+        if self._new_ids is not None:
+            self._warehouse._event_ids.add(self._new_ids)
+        if self._events is not None:
             self._warehouse._connection.execute("drop view parsed_lines")
             self._warehouse._connection.unregister("fresh_events")
             self._warehouse._loader.forget_lines()

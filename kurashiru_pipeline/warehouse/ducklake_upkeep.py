@@ -238,10 +238,13 @@ class Upkeep:
     def _flush(self, table: _Table) -> Iterator[str]:
         """Rows the catalogue holds itself, since there were few of them, go into files."""
         if any(self._rows(f'select 1 from {{}}."{name}" limit 1') for name in table.inlined):
-            self._call(
-                "flush_inlined_data", f"table_name => {literal(table.name)}", f"schema_name => {literal(table.schema)}"
-            )
+            self._write_out(table)
             yield f"flush {table}"
+
+    def _write_out(self, table: _Table) -> None:
+        self._call(
+            "flush_inlined_data", f"table_name => {literal(table.name)}", f"schema_name => {literal(table.schema)}"
+        )
 
     def _rewrite(self, table: _Table) -> Iterator[str]:
         """Files with many deleted rows are written anew without them; before that they cannot be merged."""
@@ -254,6 +257,8 @@ class Upkeep:
             if following is None or rewritten + following.size > TARGET_BYTES:
                 # Shares are compared in another program, where the last digit may be another.
                 threshold = f"delete_threshold => {max(file.dead_share - 1e-9, 0.0):.12f}"
+                # Rows may have come since they were flushed; beside inlined doubles DuckLake 1.0 commits no rewrite.
+                self._write_out(table)
                 self._compact("rewrite_data_files", table, threshold)
                 yield f"rewrite {table}"
                 rewritten = 0

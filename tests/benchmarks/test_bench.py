@@ -248,6 +248,42 @@ def test_the_page_of_the_docs_keeps_what_is_written_by_hand(document: dict, tmp_
         report.page_with("by hand", "new")
 
 
+@pytest.fixture
+def page(tmp_path: Path) -> Path:
+    page = tmp_path / "performance.md"
+    page.write_text(f"{report.BEGIN}{report.END}")
+    return page
+
+
+def names_of(page: Path) -> list[str]:
+    results = json.loads((page.with_suffix("") / "results.json").read_text())
+    assert {figure["scenario"] for figure in results["figures"]} == {one["name"] for one in results["scenarios"]}
+    return [scenario["name"] for scenario in results["scenarios"]]
+
+
+def test_the_page_keeps_scenarios_that_did_not_run_again(tmp_path: Path, page: Path) -> None:
+    report.add_to_page(run_all(make_run(tmp_path / "first", "micro_batch"), Diary()), page)
+    report.add_to_page(run_all(make_run(tmp_path / "more", "recommend"), Diary()), page)
+    assert names_of(page) == ["recommend", "micro_batch"]
+    again = run_all(make_run(tmp_path / "again", "micro_batch"), Diary())
+    again["figures"][0]["value"] = 7.0
+    report.add_to_page(again, page)
+    assert names_of(page) == ["recommend", "micro_batch"]
+    goals, *tables = page.read_text().split("## ")[1:]
+    assert ("| 2.00 x |" in goals, "| 7.00 x |" in goals) == (True, True)
+    assert [("| 2.00 x |" in table, "| 7.00 x |" in table) for table in tables] == [(True, False), (False, True)]
+    assert len(list((tmp_path / "performance").glob("*.svg"))) == 2
+
+    report.add_to_page({**again, "versions": {**again["versions"], "duckdb": "0.1"}}, page)
+    assert names_of(page) == ["micro_batch"]
+
+
+def test_the_page_takes_no_broken_run(document: dict, page: Path) -> None:
+    with pytest.raises(KurashiruError, match=r"performance.md is as it was: start broke; .* --resume"):
+        report.add_to_page(document, page)
+    assert page.read_text() == f"{report.BEGIN}{report.END}"
+
+
 def test_docs_performance_is_what_its_results_give() -> None:
     text = report.PAGE.read_text(encoding="utf-8")
     results = json.loads((report.PAGE.with_suffix("") / "results.json").read_bytes())
@@ -330,5 +366,7 @@ def test_without_a_clone_it_says_where_it_is(tmp_path: Path, monkeypatch: pytest
 def test_a_run_says_what_it_needs(tmp_path: Path) -> None:
     out = io.StringIO()
     console = Console(file=out, width=200)
-    command.run_scenarios(tmp_path, "small", ["recommend"], is_resumed=False, report_folder=None, console=console)
+    command.run_scenarios(
+        tmp_path, "small", ["recommend"], is_resumed=False, report_folder=None, is_for_docs=False, console=console
+    )
     assert "recommend: at most 1 GB of disk under" in out.getvalue()

@@ -82,6 +82,14 @@ def test_arrays_of_another_kind_are_refused(found: np.ndarray) -> None:
         compiled(text.find_words)(*table, *layout(pa.array(["a", "b"])), found)
 
 
+def test_everything_is_made_ahead(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(native, "_compile", lambda _: b"code")
+    modules = {path.stem for path in Path(lists.__file__).parent.glob("*.py")} - {"__init__"}
+    assert native.prepare() == dict.fromkeys(modules, True)
+    assert native.prepare() == dict.fromkeys(modules, False)
+
+
 def test_object_code_is_kept_and_an_older_one_goes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     made: list[str] = []
 

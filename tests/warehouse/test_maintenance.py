@@ -120,6 +120,20 @@ def test_deleted_rows_leave_the_files(lake: Lake) -> None:
     assert lake.count("staging.behavior_events") == 1
 
 
+def test_numbers_that_come_between_two_pieces_of_work_are_no_trouble(lake: Lake) -> None:
+    lake.rows("insert into recommendation.segment_lists select range, range, null from range(1_000)")
+    lake.rows("delete from recommendation.segment_lists where weight < 500")
+    done: list[str] = []
+
+    def insert(piece: str) -> None:
+        lake.rows(f"insert into recommendation.segment_lists values ('late', {len(done)}, null)")
+        done.append(piece)
+
+    lake.warehouse.maintain(insert)
+    assert "rewrite recommendation.segment_lists" in done
+    assert lake.count("recommendation.segment_lists") == 500 + len(done)
+
+
 def files_of(lake: Lake, table: str) -> set[str]:
     """Data files of a table, by name."""
     schema, name = table.split(".")
