@@ -10,7 +10,7 @@ the ids of the micro-batches that no file covers; so nothing here can be wrong, 
 
 import mmap
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -28,7 +28,7 @@ MERGED_IDS: Final = 1 << 22
 _ENDING: Final = ".ids"
 _MAGIC: Final = b"eventids"
 _TAIL: Final = 16
-_BYTES_OF_AN_ID: Final = 24
+_NEVER: Final = -(1 << 62)
 
 
 class Staged(NamedTuple):
@@ -71,17 +71,19 @@ def halves(event_ids: Any) -> tuple[Words, Words]:
 
 @dataclass(frozen=True)
 class Pending:
-    """The ids of a micro-batch that is not committed yet.
+    """The ids of a micro-batch that is not committed yet; times are load times in epoch microseconds.
 
     Attributes:
         first: the earliest micro-batch whose ids no older file has.
         last: the micro-batch.
-        since: nothing staged with a load time (epoch microseconds) from here on is missing in this and older files.
+        since: of these micro-batches nothing that was loaded from here on is missing.
+        older_to: what is in older files was loaded until here.
     """
 
     first: int
     last: int
     since: int
+    older_to: int
     ids: Staged
 
 
@@ -113,13 +115,14 @@ class EventIds:
         files = self._files(batch_id, since)
         first = files[-1].last + 1 if files else 0
         older: list[Staged] = [file.ids for file in files]
+        older_to = _loaded_to(files)
         if first < batch_id:
             missing = staged(first, batch_id - 1)
             missing = missing.take(missing.order())
             if len(missing.high):
-                self._write(Pending(first, batch_id - 1, since, missing))
+                self._write(Pending(first, batch_id - 1, since, older_to, missing))
                 older.append(missing)
-                first = batch_id
+                first, older_to = batch_id, max(older_to, int(missing.loaded_at.max()))
         order = delivered.order()
         ids = delivered.take(order)
         is_repeat = np.zeros(len(order), dtype=np.bool_)
@@ -129,7 +132,7 @@ class EventIds:
             self.bytes_read += one.high.nbytes
         flags = np.empty_like(is_repeat)
         flags[order] = is_repeat
-        return flags, Pending(first, batch_id, since, ids.take(np.flatnonzero(~is_repeat)))
+        return flags, Pending(first, batch_id, since, older_to, ids.take(np.flatnonzero(~is_repeat)))
 
     def add(self, pending: Pending) -> None:
         """What `repeats` returned of a micro-batch, which is committed now."""
@@ -139,14 +142,14 @@ class EventIds:
             merged = Staged(*(np.concatenate(columns) for columns in zip(*(file.ids for file in newest), strict=True)))
             merged = merged.take(np.flatnonzero(merged.loaded_at >= pending.since))
             merged = merged.take(merged.order())
-            self._write(Pending(newest[0].first, newest[-1].last, pending.since, merged))
+            self._write(Pending(newest[0].first, newest[-1].last, pending.since, newest[0].older_to, merged))
             files = self._files(pending.last + 1, pending.since)
 
     def _files(self, before: int, since: int) -> list["_File"]:
         """The files that cover micro-batches one after the other, up to one before `before`, the oldest first.
 
         Others are removed, as is what is older than all that was loaded from `since` on; and all of them, if something
-        that was loaded from then on may be missing.
+        that was loaded from then on is missing.
         """
         chain: list[_File] = []
         for last, least, path in sorted(_named(self._folder), reverse=True):
@@ -154,7 +157,7 @@ class EventIds:
                 chain.append(_File(path, -least, last))
             else:
                 path.unlink(missing_ok=True)
-        is_complete = not chain or chain[0].since <= since
+        is_complete = all(file.since <= since for file in chain) and (not chain or chain[-1].older_to < since)
         while chain and (not is_complete or (len(chain) > 1 and chain[-1].loaded_to < since)):
             chain.pop().path.unlink(missing_ok=True)
         return chain[::-1]
@@ -163,7 +166,12 @@ class EventIds:
         self._folder.mkdir(parents=True, exist_ok=True)
         ids = pending.ids
         footer = orjson.dumps(
-            {"count": len(ids.high), "since": pending.since, "loaded_to": int(ids.loaded_at.max(initial=pending.since))}
+            {
+                "count": len(ids.high),
+                "since": pending.since,
+                "older_to": pending.older_to,
+                "loaded_to": int(ids.loaded_at.max(initial=_NEVER)),
+            }
         )
         path = self._folder / f"{pending.first:012}-{pending.last:012}{_ENDING}"
         fresh = path.with_suffix(".new")
@@ -189,13 +197,18 @@ class _File:
         count = footer["count"]
         self.path, self.first, self.last = path, first, last
         self.since: int = footer["since"]
+        self.older_to: int = footer["older_to"]
         self.loaded_to: int = footer["loaded_to"]
         high, low = (np.frombuffer(mapped, np.uint64, count, 8 * count * place) for place in range(2))
         self.ids = Staged(high, low, np.frombuffer(mapped, np.int64, count, 16 * count))
 
 
+def _loaded_to(files: Sequence[_File]) -> int:
+    return max((file.loaded_to for file in files), default=_NEVER)
+
+
 def _named(folder: Path) -> Iterator[tuple[int, int, Path]]:
-    """(last micro-batch, the first negated, path) of each file; sorted downwards, what is merged is before its parts."""
+    """(last micro-batch, the first negated, path) of each file; sorted downwards, a merged file is before its parts."""
     for path in folder.glob(f"*{_ENDING}"):
         first, last = path.stem.split("-")
         yield int(last), -int(first), path
