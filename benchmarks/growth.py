@@ -245,10 +245,10 @@ def _micro_batch(
 
 
 def _bytes_read(lake: DuckLakeWarehouse) -> int:
-    """Read by this process so far: through the system, and from the mapped files of the state."""
+    """Read by this process so far: through the system, and from mapped files, the ids as if each were touched."""
     counts = Path("/proc/self/io")
     through_system = int(counts.read_text().split()[1]) if counts.exists() else 0
-    return through_system + lake._state.bytes_read
+    return through_system + lake._state.bytes_read + lake._event_ids.bytes_read
 
 
 def _figures(

@@ -507,12 +507,12 @@ class _DuckLakeTransaction(Transaction):
 
     def clean_up(self) -> None:
         """After the commit; a roll-back leaves no view either."""
-        if self._new_ids is not None:
-            self._warehouse._event_ids.add(self._new_ids)
         if self._events is not None:
             self._warehouse._connection.execute("drop view parsed_lines")
             self._warehouse._connection.unregister("fresh_events")
             self._warehouse._loader.forget_lines()
+        if self._new_ids is not None:
+            self._warehouse._event_ids.add(self._new_ids)
 
     def move_offsets(self) -> None:
         for name, snapshot in self.read_up_to.items():

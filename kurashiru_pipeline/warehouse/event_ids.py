@@ -26,6 +26,7 @@ MERGED_IDS: Final = 1 << 22
 """Ids of a merged file, at most: 96 megabytes."""
 
 _ENDING: Final = ".ids"
+_UNFINISHED: Final = "unfinished"  # one name, so that what a killed process left is written over
 _MAGIC: Final = b"eventids"
 _TAIL: Final = 16
 _NEVER: Final = -(1 << 62)
@@ -174,7 +175,7 @@ class EventIds:
             }
         )
         path = self._folder / f"{pending.first:012}-{pending.last:012}{_ENDING}"
-        fresh = path.with_suffix(".new")
+        fresh = self._folder / _UNFINISHED
         with fresh.open("wb") as file:
             for column in ids:
                 file.write(np.ascontiguousarray(column).data.cast("B") if len(column) else b"")
