@@ -5,11 +5,13 @@ SHELL := /bin/sh
 BIN := .venv/bin
 INSTALLED := .venv/installed
 EDGE := .venv-edge/installed
+PEERS := .venv-peers/installed
 MANIFEST := dbt_project/target/manifest.json
 DBT_SOURCES := $(shell find dbt_project -type f -not -path '*/target/*' -not -path '*/logs/*' 2>/dev/null)
+KERNELS := kurashiru_pipeline/core/native.py $(wildcard kurashiru_pipeline/core/kernels/*.py)
 PYTHON_OK := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
 
-.PHONY: help setup demo test dev check lint types sql dbt lock clean
+.PHONY: help setup demo test dev bench peers smoke check lint types sql dbt lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +26,14 @@ dev: setup ## the same stack kept open, with traffic flowing
 
 test: setup ## run all tests (ARGS='-k name' for some)
 	$(BIN)/pytest -n logical --maxprocesses 4 --dist loadgroup $(ARGS)
+
+bench: setup peers ## measure speed beside floors and peers (ARGS='--size medium')
+	$(BIN)/kurashiru bench $(ARGS)
+
+smoke: setup ## run every scenario of the benchmark once, small, to see that it works
+	$(BIN)/kurashiru bench --size small
+
+peers: $(PEERS) ## install what the benchmark measures beside into .venv-peers
 
 check: lint types sql dbt ## lint, types, SQL and dbt project
 
@@ -40,16 +50,18 @@ sql: setup
 dbt: setup
 	$(BIN)/kurashiru prepare
 
-lock: setup ## write requirements.lock anew from pyproject.toml (ARGS=--upgrade for newer versions)
+lock: setup ## write requirements.lock and the other locks anew (ARGS=--upgrade for newer versions)
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	  --no-header --extra dev pyproject.toml --output-file requirements.lock $(ARGS)
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	  --no-header tests/edge/ministack.in --output-file tests/edge/ministack.lock $(ARGS)
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  --no-header benchmarks/peers.in --output-file benchmarks/peers.lock $(ARGS)
 
 clean: ## remove .venv, caches and build output; .kurashiru (your data) stays
 	@if [ -x $(BIN)/kurashiru ]; then $(BIN)/kurashiru down; fi
-	rm -rf .venv .venv-edge build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis dbt_project/target dbt_project/logs
-	find kurashiru_pipeline tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -rf .venv .venv-edge .venv-peers build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis dbt_project/target dbt_project/logs
+	find kurashiru_pipeline benchmarks tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # uv itself is one of the locked packages: pip installs that one, uv the others. Where uv cannot reach the
 # package index (a mirror that only pip is configured for), pip installs the same lock.
@@ -88,6 +100,15 @@ $(EDGE): tests/edge/ministack.lock | $(INSTALLED)
 	  || $(BIN)/python -m pip --python .venv-edge/bin/python install --quiet --no-deps --require-hashes -r $<
 	@touch $@
 
-$(MANIFEST): $(INSTALLED) $(DBT_SOURCES)
+# Peers bring their own versions of what the package has as well.
+$(PEERS): benchmarks/peers.lock | $(INSTALLED)
+	@rm -rf .venv-peers
+	@echo 'installing the packages of benchmarks/peers.lock into .venv-peers'
+	@$(BIN)/python -m venv --without-pip .venv-peers
+	@$(BIN)/uv pip sync --quiet --python .venv-peers/bin/python --compile-bytecode --require-hashes $< \
+	  || $(BIN)/python -m pip --python .venv-peers/bin/python install --quiet --no-deps --require-hashes -r $<
+	@touch $@
+
+$(MANIFEST): $(INSTALLED) $(DBT_SOURCES) $(KERNELS)
 	$(BIN)/kurashiru prepare
 	@touch $@

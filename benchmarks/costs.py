@@ -48,8 +48,8 @@ class Design:
 
     interval_seconds: float = 60.0
     poll_seconds: float = 10.0
-    queries: int = 81
-    metadata_statements: int = 33
+    queries: int = 75
+    metadata_statements: int = 38
     statements_a_look: int = 3
     seconds_a_query: float = 0.4
     events_a_second: float = 80_000.0

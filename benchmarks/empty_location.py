@@ -30,7 +30,7 @@ def floor_sensor(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.Skip
     deadline = time.monotonic() + 24.0
     while time.monotonic() < deadline:
         if TRIGGER.exists() and not context.instance.get_runs(
-            dg.RunsFilter(statuses=[dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.STARTED])
+            dg.RunsFilter(job_name="floor_job", statuses=[dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.STARTED])
         ):
             return dg.RunRequest()
         time.sleep(0.1)

@@ -32,6 +32,7 @@ from tests.engines import SNOWFLAKE, Accounts, make_template
 from tests.snowflake.stand_in import Executed, StandIn
 from tests.traffic import land
 
+PRODUCTION = Settings.load(Environment.PRODUCTION, {})
 SECONDS_AN_HOUR = 3600
 _KINDS = ("query", "change", "begin/end", "metadata", "file/table")
 
@@ -61,7 +62,9 @@ def count() -> dict[str, dict[str, Any]]:
         with tempfile.TemporaryDirectory() as folder, Accounts(make_template(Path(folder) / "template")) as accounts:
             _, port = server.get_host_and_port()
             home = {"KURASHIRU_HOME": f"{folder}/home", "KURASHIRU_DYNAMODB_ENDPOINT": f"http://127.0.0.1:{port}"}
-            settings = Settings.load(Environment.LOCAL, {**SNOWFLAKE, **home})
+            # A run that waits for more asks at every look; in production none waits.
+            linger = {"KURASHIRU_LINGER_SECONDS": PRODUCTION.text("KURASHIRU_LINGER_SECONDS")}
+            settings = Settings.load(Environment.LOCAL, {**SNOWFLAKE, **home, **linger})
             account = accounts.use(settings)
             land(settings.landing, "first", events=500)
             _micro_batch(account, settings)  # the first one also sends everything to a new table
@@ -105,8 +108,7 @@ def _idle_hour(account: StandIn, settings: Settings) -> dict[str, Any]:
     watch = PendingWatch(settings)
     watch.pending()  # the first look asks the ledger, which the micro-batch has just left
     before = len(account.statements)
-    poll_seconds = Settings.load(Environment.PRODUCTION, {}).seconds("KURASHIRU_POLL_SECONDS")
-    for _ in range(int(SECONDS_AN_HOUR / poll_seconds)):
+    for _ in range(int(SECONDS_AN_HOUR / PRODUCTION.seconds("KURASHIRU_POLL_SECONDS"))):
         assert watch.pending() is None
     return _figures(account.statements[before:])
 

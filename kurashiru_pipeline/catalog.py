@@ -19,6 +19,7 @@ class Group(StrEnum):
     SERVING = "serving"
     MARTS = "marts"
     MODEL = "model"
+    OPERATIONS = "operations"
 
 
 class Owner(StrEnum):
@@ -27,6 +28,10 @@ class Owner(StrEnum):
     DATA_PLATFORM = "team:data-platform"
     PERSONALIZATION = "team:personalization"
     ANALYTICS = "team:analytics"
+
+
+LOAD = "load"
+"""What comes before the stages, as the ledger and the metadata name it; none where the engine loads by itself."""
 
 
 class Stage(StrEnum):
@@ -52,9 +57,13 @@ BATCH_MODELS: Key = ("ops", "batch_models")
 DELIVERED_ITEMS: Key = ("serving", "delivered_items")
 DYNAMODB_RECOMMENDATIONS: Key = ("dynamodb", "recommendations")
 PROMOTED_ARTIFACT: Key = ("model", "promoted_artifact")
+REALTIME_UPKEEP: Key = ("ops", "realtime_upkeep")
+ANALYTICS_UPKEEP: Key = ("ops", "analytics_upkeep")
+RUN_HISTORY: Key = ("ops", "run_history")
 
 
 MICRO_BATCH_JOB = "micro_batch_job"
+MAINTENANCE_JOB = "maintenance_job"
 ANALYTICS_JOB = "analytics_hourly"
 
 

@@ -29,10 +29,11 @@ from rich.progress import (
 from rich.table import Table
 
 from kurashiru_pipeline.environment import Settings
-from kurashiru_pipeline.errors import KurashiruError
+from kurashiru_pipeline.errors import ConfigurationError, KurashiruError
 
 if TYPE_CHECKING:
     from kurashiru_pipeline.deployment.scripts import Script
+    from kurashiru_pipeline.warehouse.base import MaintenanceReport
 
 OUT = Console()
 ERR = Console(stderr=True)
@@ -378,6 +379,7 @@ def status(as_json: bool) -> None:
     fresh = document["freshness_seconds"]
     shown = {name: "-" if value is None else f"{value:.1f} s" for name, value in fresh.items()}
     OUT.print(f"freshness (landed -> readable): p50 {shown['p50']}, p95 {shown['p95']}")
+    OUT.print(f"lag: {_lag_in_words(document['lag'])}", soft_wrap=True)
     for stream in document["streams"]:
         state = "[red]stale[/]" if stream["stale"] else ("has data" if stream["has_data"] else "empty")
         OUT.print(f"stream {stream['name']}: {state}{_stream_place(stream)}")
@@ -734,26 +736,61 @@ def reset_stream(name: str) -> None:
 
 
 @cli.command()
+@click.option("--lake", type=click.Choice(["realtime", "analytics"]), default="realtime", show_default=True)
 @json_option
-def maintain(as_json: bool) -> None:
-    """Merge small files and expire snapshots that no stream needs (the Dagster schedule does it too)."""
-    from kurashiru_pipeline.warehouse import open_warehouse
+def maintain(lake: str, as_json: bool) -> None:
+    """Merge small files and expire snapshots that no stream needs (the Dagster schedules do it too).
 
-    with open_warehouse(Settings.load(), on_wait=_say_waiting) as warehouse:
-        report = dataclasses.asdict(warehouse.maintain())
+    Micro-batches that wait go first after each small piece of work.
+    """
+    settings = Settings.load()
+    with _spinner(is_shown=not as_json) as show:
+        if lake == "realtime":
+            from kurashiru_pipeline.warehouse import open_warehouse
+
+            with open_warehouse(settings, on_wait=_say_waiting) as warehouse:
+                report = warehouse.maintain(on_progress=show)
+        else:
+            from kurashiru_pipeline.analytics import analytics_warehouse
+
+            done = analytics_warehouse(settings).maintain(on_wait=_say_waiting, on_progress=show)
+            if done is None:
+                message = f"{settings.text('KURASHIRU_ENGINE')} keeps this storage in order by itself"
+                raise click.UsageError(message)
+            report = done
     if as_json:
-        _print_json(report)
+        _print_json(dataclasses.asdict(report))
     else:
-        _print_pairs("maintenance", report)
+        _print_maintenance(lake, report)
+
+
+def _print_maintenance(lake: str, report: "MaintenanceReport") -> None:
+    table = Table(title=f"upkeep of the {lake} lake", title_justify="left")
+    table.add_column("")
+    for column in ("before", "after"):
+        table.add_column(column, justify="right")
+    for name in ("snapshots", "files", "bytes", "catalogue_bytes"):
+        before, after = (getattr(report, f"{name}_{when}") for when in ("before", "after"))
+        table.add_row(name.replace("_", " "), f"{before:,}", f"{after:,}")
+    for of in report.tables:
+        if of.files_before != of.files_after:
+            table.add_row(f"files of {of.table}", f"{of.files_before:,}", f"{of.files_after:,}")
+    OUT.print(table)
+    OUT.print(
+        f"{report.slices} pieces in {report.seconds:.1f} s, the longest {report.longest_slice_seconds:.2f} s; "
+        f"{report.removed_files:,} files removed"
+    )
 
 
 @cli.command()
 def prepare() -> None:
-    """Make DuckDB's extensions and the dbt manifest ready (`make setup` calls this)."""
+    """Make DuckDB's extensions, the compiled kernel and the dbt manifest ready (`make setup` calls this)."""
     from kurashiru_pipeline.analytics.prepare import prepare_manifest
+    from kurashiru_pipeline.core import native
     from kurashiru_pipeline.warehouse.ducklake import import_extensions
 
     import_extensions()
+    native.prepare()
     prepare_manifest(Settings.load())
 
 
@@ -776,6 +813,71 @@ def dev(rate: float, aws_port: int | None, dagster_port: int | None) -> None:
     from kurashiru_pipeline.local.demo import run_dev
 
     run_dev(_with_ports(aws_port, dagster_port), OUT, rate=rate)
+
+
+@cli.command()
+@click.option(
+    "--size",
+    type=click.Choice(["small", "medium", "full"]),
+    default="small",
+    show_default=True,
+    help="small: two minutes, to see that all of it works; medium: half an hour; full: hours, a day's load.",
+)
+@click.option("--only", metavar="NAME", multiple=True, help="This scenario; may be given again.")
+@click.option("--list", "is_list", is_flag=True, help="Show the scenarios, and run none.")
+@click.option("--resume", is_flag=True, help="Keep what the last run of this size finished, and go on from there.")
+@click.option(
+    "--report",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="FOLDER",
+    help="Write a page with tables and plots, and results.json, into this folder.",
+)
+@click.option("--write-docs", is_flag=True, help="Put the results into docs/performance.md, with their plots.")
+@json_option
+def bench(
+    *,
+    size: str,
+    only: tuple[str, ...],
+    is_list: bool,
+    resume: bool,
+    report: Path | None,
+    write_docs: bool,
+    as_json: bool,
+) -> None:
+    """Measure speed and cost beside a floor or a peer, and hold them against their goals.
+
+    \b
+    kurashiru bench                                     all scenarios, small
+    kurashiru bench --size full --only day --resume     a whole day's load, in as many sittings as it takes
+    kurashiru bench --size medium --report bench        with a page to read in bench/report.md
+    make bench ARGS='--size medium --write-docs'        beside peers (dlt, awswrangler, implicit), into the docs
+
+    Each scenario runs in a process and a folder of its own under KURASHIRU_HOME/bench, on data it makes itself; what
+    the pipeline keeps there is not touched. A goal that is missed is no failure; the exit status is 1 when a scenario
+    broke. Leave the machine alone meanwhile: seconds of a busy machine mean little, and the report tells the load.
+    """
+    from kurashiru_pipeline.environment import PROJECT_ROOT
+
+    if not (PROJECT_ROOT / "benchmarks" / "runner.py").exists():
+        message = "the benchmark is not part of the installed package; run it from a clone: git clone, then make bench"
+        raise ConfigurationError(message)
+    sys.path.insert(0, str(PROJECT_ROOT))
+    from benchmarks.command import list_scenarios, run_scenarios
+    from benchmarks.terminal import figures_table
+
+    if is_list:
+        list_scenarios(OUT, size, as_json=as_json)
+        return
+    folder = Settings.load().home / "bench" / size
+    document = run_scenarios(
+        folder, size, only, is_resumed=resume, report_folder=report, is_for_docs=write_docs, console=ERR
+    )
+    if as_json:
+        _print_json(document)
+    else:
+        OUT.print(figures_table(document))
+    if any(scenario["error"] for scenario in document["scenarios"]):
+        sys.exit(1)
 
 
 @contextmanager
@@ -817,6 +919,19 @@ def _spinner(*, is_shown: bool) -> Iterator[Callable[[str], None]]:
     with Progress(*columns, console=ERR, transient=True, disable=not is_shown) as progress:
         task = progress.add_task("opening the lake")
         yield lambda text: progress.update(task, description=text)
+
+
+def _lag_in_words(lag: Mapping[str, Any]) -> str:
+    """How far behind, and when that will be over."""
+    if lag["lines"] == 0:
+        return "nothing waits"
+    lines = "an unknown number of lines" if lag["lines"] is None else f"about {lag['lines']:,} lines"
+    behind = f"{lines}, the oldest for {lag['seconds']:.0f} s"
+    if lag["catches_up"] is None:
+        return behind
+    rates = f"{lag['arrival_per_second']:,.0f} a second arrive, {lag['processing_per_second']:,.0f} can be processed"
+    when = f"caught up in about {lag['catch_up_seconds']:.0f} s" if lag["catches_up"] else "[red]never caught up[/]"
+    return f"{behind}; {rates}: {when}"
 
 
 def _stream_place(stream: Mapping[str, Any]) -> str:

@@ -55,6 +55,7 @@ def variables(tmp_path: Path, aws_endpoint: str, accounts: Accounts | None) -> d
         "KURASHIRU_HOME": str(tmp_path / "home"),
         "KURASHIRU_DYNAMODB_ENDPOINT": aws_endpoint,
         "KURASHIRU_DYNAMODB_TABLE": f"recommendations-{tmp_path.name[-40:]}",
+        "KURASHIRU_LINGER_SECONDS": "0",
         **(SNOWFLAKE if accounts is not None else {}),
     }
     if accounts is not None:

@@ -10,7 +10,7 @@ import dagster as dg
 
 from kurashiru_pipeline.analytics import analytics_warehouse, canary_assets, model_assets
 from kurashiru_pipeline.analytics.dbt_assets import build_dbt_assets
-from kurashiru_pipeline.analytics.maintenance import analytics_maintenance
+from kurashiru_pipeline.analytics.maintenance import analytics_maintenance, analytics_upkeep, run_history
 from kurashiru_pipeline.analytics.prepare import DbtCli, dbt_project
 from kurashiru_pipeline.environment import Environment, Settings
 
@@ -39,6 +39,11 @@ def build_definitions(environment: Environment, **resource_overrides: Any) -> dg
         executor_def=dg.in_process_executor,
         description="dbt build, then train, judge and promote the model, and judge the canary.",
     )
+    # The engine's own name stands on what is done to its storage.
+    upkeep = dg.map_asset_specs(
+        lambda spec: spec.replace_attributes(kinds={engine if kind == "ducklake" else kind for kind in spec.kinds}),
+        [analytics_upkeep, run_history],
+    )
     status = (
         dg.DefaultScheduleStatus.RUNNING
         if settings.text("KURASHIRU_SENSORS") == "running"
@@ -49,7 +54,7 @@ def build_definitions(environment: Environment, **resource_overrides: Any) -> dg
         "warehouse": analytics_warehouse(settings),
     }
     return dg.Definitions(
-        assets=[dbt_build, *models],
+        assets=[dbt_build, *models, *upkeep],
         asset_checks=checks,
         jobs=[hourly, analytics_backfill, analytics_maintenance],
         schedules=[

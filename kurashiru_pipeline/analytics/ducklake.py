@@ -5,8 +5,9 @@ Not here: what dbt writes, and the near-real-time lake, which is only read here.
 """
 
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from datetime import timedelta
 from logging import Logger
 from pathlib import Path
 
@@ -29,7 +30,9 @@ from kurashiru_pipeline.core.candidate import TRAINING_TABLES, train_candidate
 from kurashiru_pipeline.core.gate import Contender, Record
 from kurashiru_pipeline.core.weights import load_weights
 from kurashiru_pipeline.warehouse import ducklake, open_warehouse
-from kurashiru_pipeline.warehouse.lock import writer_lock
+from kurashiru_pipeline.warehouse.base import MaintenanceReport
+from kurashiru_pipeline.warehouse.ducklake_upkeep import Upkeep
+from kurashiru_pipeline.warehouse.lock import WriterLock, writer_lock
 
 ALIAS = "analytics"
 HISTORY = "decisions.jsonl"
@@ -40,17 +43,20 @@ _WRITER_WAIT_SECONDS = 1800.0
 class DuckLakeAnalytics(AnalyticsWarehouse):
     """Both lakes attached to a DuckDB of this process; model versions below KURASHIRU_MODELS."""
 
+    def writing(self, log: Logger) -> AbstractContextManager[object]:
+        return self._locked(lambda holder: log.info(f"waiting for the analytics lake: {holder} is writing"))
+
     @contextmanager
-    def writing(self, log: Logger) -> Iterator[None]:
+    def _locked(self, on_wait: Callable[[str], object]) -> Iterator[WriterLock]:
         # dbt attaches the near-real-time lake READ_ONLY, so it must be there, and DuckDB's extensions with it.
         open_warehouse(self.settings(), read_only=True).close()
         with writer_lock(
             self._lake(ALIAS),
             wait_seconds=_WRITER_WAIT_SECONDS,
-            on_wait=lambda holder: log.info(f"waiting for the analytics lake: {holder} is writing"),
-        ):
+            on_wait=on_wait,
+        ) as lock:
             (self._lake(ALIAS) / "data").mkdir(exist_ok=True)
-            yield
+            yield lock
 
     def train(self, version: str, champion: ModelArtifact | None) -> ModelArtifact | None:
         with self._connection(read_only=True) as connection:
@@ -101,18 +107,20 @@ class DuckLakeAnalytics(AnalyticsWarehouse):
     def remove_version(self, version: str) -> None:
         shutil.rmtree(self._models / version)
 
-    def maintain(self) -> None:
-        """Merge small files; drop snapshots older than a day and the files that nothing else needs."""
-        age = f"older_than => now() - interval {SNAPSHOT_HOURS} hours"
-        with self._connection(read_only=False) as connection, ducklake.one_thread(connection):
-            for statement in (
-                f"call ducklake_flush_inlined_data('{ALIAS}')",
-                f"call ducklake_merge_adjacent_files('{ALIAS}')",
-                f"call ducklake_expire_snapshots('{ALIAS}', {age})",
-                f"call ducklake_cleanup_old_files('{ALIAS}', {age})",
-                f"call ducklake_delete_orphaned_files('{ALIAS}', {age})",
-            ):
-                connection.execute(statement)
+    def maintain(
+        self, on_wait: Callable[[str], object], on_progress: Callable[[str], object] | None = None
+    ) -> MaintenanceReport:
+        """Few files, and the snapshots of a day."""
+        with self._locked(on_wait) as lock, self._connection(read_only=False) as connection:
+            upkeep = Upkeep(
+                connection,
+                ALIAS,
+                self._lake(ALIAS),
+                give_way=lock.give_way,
+                snapshots_kept=timedelta(hours=SNAPSHOT_HOURS),
+                files_kept=timedelta(minutes=self.settings().integer("KURASHIRU_REPLACED_FILE_MINUTES")),
+            )
+            return upkeep.run(on_progress)
 
     @contextmanager
     def _connection(self, *, read_only: bool) -> Iterator[duckdb.DuckDBPyConnection]:

@@ -6,7 +6,7 @@ Import it only where the engine is Snowflake: dagster_snowflake takes seconds.
 """
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from logging import Logger
 from pathlib import Path
@@ -160,7 +160,7 @@ class SnowflakeAnalytics(AnalyticsWarehouse):
             session.file.remove(f"{ARTIFACTS}/{version}/")
         shutil.rmtree(self._models / version, ignore_errors=True)
 
-    def maintain(self) -> None:
+    def maintain(self, on_wait: Callable[[str], object], on_progress: Callable[[str], object] | None = None) -> None:
         """Snowflake keeps its storage in order by itself."""
 
     def _session(self) -> AbstractContextManager[Session]:

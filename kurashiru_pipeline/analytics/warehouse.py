@@ -6,6 +6,7 @@ path's port (kurashiru_pipeline/warehouse).
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from logging import Logger
 from typing import Any
@@ -18,6 +19,7 @@ from kurashiru_pipeline.core.canary import Canary
 from kurashiru_pipeline.core.gate import Record, version_before
 from kurashiru_pipeline.environment import Environment, Settings
 from kurashiru_pipeline.errors import ConfigurationError
+from kurashiru_pipeline.warehouse.base import MaintenanceReport
 
 POOL = "analytics_lake"
 KEPT_VERSIONS = 24
@@ -51,7 +53,7 @@ class AnalyticsWarehouse(dg.ConfigurableResource["AnalyticsWarehouse"], ABC):
         return Settings.load(Environment(self.environment), self.variables)
 
     @abstractmethod
-    def writing(self, log: Logger) -> AbstractContextManager[None]:
+    def writing(self, log: Logger) -> AbstractContextManager[object]:
         """Be the only writer of what analytics makes.
 
         Raises:
@@ -110,8 +112,21 @@ class AnalyticsWarehouse(dg.ConfigurableResource["AnalyticsWarehouse"], ABC):
         """Forget a saved version."""
 
     @abstractmethod
-    def maintain(self) -> None:
-        """Upkeep of the storage that the engine does not do by itself."""
+    def maintain(
+        self, on_wait: Callable[[str], object], on_progress: Callable[[str], object] | None = None
+    ) -> MaintenanceReport | None:
+        """Upkeep of the storage, as the only writer, who gives way between small pieces of work.
+
+        Args:
+            on_wait: told who writes, when there is somebody to wait for.
+            on_progress: told what a piece of work has done.
+
+        Returns:
+            None where the engine does it by itself.
+
+        Raises:
+            TransientError: another analytics run still writes after half an hour.
+        """
 
     def champion(self, log: Logger) -> ModelArtifact | None:
         """The artifact in service; None without one, or where it cannot be read: then nothing is ranked by it either,

@@ -32,7 +32,7 @@ MEND = "dagster asset materialize -m kurashiru_pipeline.analytics.definitions --
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ModelArtifact:
     """One trained version over R recipes.
 

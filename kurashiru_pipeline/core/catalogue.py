@@ -8,6 +8,7 @@ import unicodedata
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from kurashiru_pipeline.core.columns import (
     Bools,
+    Floats,
     Ints,
     column_micros,
     csr,
@@ -27,6 +29,7 @@ from kurashiru_pipeline.core.columns import (
     to_numpy,
     vocabulary,
 )
+from kurashiru_pipeline.core.vocabulary import Vocabulary
 from kurashiru_pipeline.core.weights import MAIN_INGREDIENTS
 
 
@@ -35,7 +38,7 @@ def plain(text: str) -> str:
     return unicodedata.normalize("NFKC", text).casefold().strip()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Catalogue:
     """R recipes in the order of their ids, T tags, G ingredients and A authors in the order of their names.
 
@@ -112,9 +115,38 @@ class Catalogue:
         np.bitwise_or.at(bits, (self.tag_values // 64, row), bit)
         return bits
 
+    @cached_property
+    def names(self) -> Any:
+        """All recipes, ingredients, tags and nothing: what a reason can name."""
+        parts: Any = [self.recipe_ids, self.ingredients, self.tags, pa.array([""], pa.string())]
+        return pa.concat_arrays(parts)
+
+    @cached_property
+    def bearers(self) -> tuple[Ints, Ints, Floats]:
+        """`patterns` by tag: (T + 1,) offsets, and the patterns that hold each tag with its value in them."""
+        by_tag = self.patterns.T.tocsr()
+        return by_tag.indptr.astype(np.int64), by_tag.indices.astype(np.int64), by_tag.data
+
+    @cached_property
+    def kept_by_artifact(self) -> WeakKeyDictionary[Any, Any]:
+        """What depends on these recipes and a model artifact alone (scoring.py), as long as both are there."""
+        return WeakKeyDictionary()
+
+    @cached_property
+    def recipe_vocabulary(self) -> Vocabulary:
+        return Vocabulary(self.recipe_ids)
+
+    @cached_property
+    def ingredient_vocabulary(self) -> Vocabulary:
+        return Vocabulary(self.ingredients)
+
+    @cached_property
+    def tag_vocabulary(self) -> Vocabulary:
+        return Vocabulary(self.tags)
+
     def index_of(self, recipe_ids: Any) -> Ints:
         """(N,) position of each recipe id, -1 for the unknown."""
-        return positions(recipe_ids, self.recipe_ids)
+        return self.recipe_vocabulary.find(recipe_ids)
 
     def tags_of(self, recipes: Ints) -> tuple[Ints, Ints]:
         """Tags of N recipes given by position (-1 has none), as (number in 0..N-1, tag) pairs."""

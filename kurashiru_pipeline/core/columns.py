@@ -5,18 +5,27 @@ Not here: anything about recipes or users. Arrow values are typed Any, since its
 """
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 from scipy import sparse
-from scipy.sparse import _sparsetools
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
+Ints32 = NDArray[np.int32]
+Floats32 = NDArray[np.float32]
+Words = NDArray[np.uint64]
+Bytes = NDArray[np.uint8]
+IntTable = Annotated[Ints, 2]
+IntTable32 = Annotated[Ints32, 2]
+FloatTable = Annotated[Floats, 2]
+FloatTable32 = Annotated[Floats32, 2]
+BoolTable = Annotated[Bools, 2]
+WordTable = Annotated[Words, 2]
 
 MICROS_PER_SECOND = 1_000_000
 MICROS_PER_DAY = 86_400 * MICROS_PER_SECOND
@@ -77,6 +86,20 @@ def flatten(column: Any) -> tuple[Ints, Any]:
     return to_numpy(rows, 0).astype(np.int64), values
 
 
+def unrolled(column: Any) -> tuple[Ints, Any]:
+    """A list column as (N + 1,) offsets and values; null lists and null values are left out."""
+    rows = _whole(column)
+    if rows.null_count:
+        row, values = flatten(rows)
+        return starts(np.bincount(row, minlength=len(rows))), values
+    values = pc.list_flatten(rows)
+    if values.null_count:
+        row, values = flatten(rows)
+        return starts(np.bincount(row, minlength=len(rows))), values
+    offsets = to_numpy(rows.offsets, 0).astype(np.int64)
+    return offsets - offsets[0], values
+
+
 def flat(column: Any) -> Any:
     """The values of a list column, one list after the other, without nulls."""
     return pc.list_flatten(_whole(column)).drop_null()
@@ -84,9 +107,13 @@ def flat(column: Any) -> Any:
 
 def lists(rows: Ints, size: int, values: Any) -> Any:
     """The opposite of `flatten`: a list column of `size` rows from values in the order of their rows."""
-    array = pa.array(values) if isinstance(values, np.ndarray) else values
+    return listed(starts(np.bincount(rows, minlength=size)), values)
+
+
+def listed(offsets: Ints, values: Any) -> Any:
+    """The opposite of `unrolled`: a list column."""
     make: Any = pa.ListArray.from_arrays
-    return make(pa.array(starts(np.bincount(rows, minlength=size)), pa.int32()), array)
+    return make(pa.array(offsets, pa.int32()), pa.array(values) if isinstance(values, np.ndarray) else values)
 
 
 def padded(sizes: Ints, values: NDArray[Any], missing: float, spare: int = 1) -> NDArray[Any]:
@@ -115,21 +142,3 @@ def csr(values: NDArray[Any], columns: Ints, offsets: Ints, width: int) -> Any:
 
 def _whole(column: Any) -> Any:
     return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-
-
-def product(left: Any, right: Any) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """Offsets, columns (in no order) and values of the CSR product of two CSR matrices.
-
-    SciPy's operator counts the entries of the result before it multiplies, two fifths of its time; here their upper
-    bound is small enough to set aside. A test holds it to the operator.
-    """
-    height, width = left.shape[0], right.shape[1]
-    kind = np.int32 if max(right.nnz, width) < np.iinfo(np.int32).max else np.int64
-    followers = np.diff(right.indptr)[left.indices]
-    most = int(followers.sum())
-    offsets, columns = np.empty(height + 1, kind), np.empty(most, kind)
-    values = np.empty(most, np.result_type(left.dtype, right.dtype))
-    indices = [array.astype(kind, copy=False) for array in (left.indptr, left.indices, right.indptr, right.indices)]
-    _sparsetools.csr_matmat(height, width, *indices[:2], left.data, *indices[2:], right.data, offsets, columns, values)
-    size = offsets[-1]
-    return offsets, columns[:size], values[:size]

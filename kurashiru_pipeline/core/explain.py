@@ -270,9 +270,10 @@ class _Steps:
         self._candidates = candidates = ranker.candidates((0, 1))
         self._shortlist = shortlist = ranker.shortlist(candidates)
         column = np.flatnonzero(candidates.valid[0])
-        self.column = column = column[np.argsort(-candidates.score[0, column], kind="stable")]
+        column = column[np.lexsort((candidates.recipe[0, column], -candidates.score[0, column]))]
+        self.column = column
         self.recipe = candidates.recipe[0, column]
-        self._values = source_values(self._catalogue, ranker.recipes, candidates, np.zeros_like(column), column)
+        self._values = source_values(ranker.recipes, candidates, np.zeros_like(column), column)
         self._worth = self._values * blend_weights(self._weights)
         self._origins = self._found_origins()
         present = np.flatnonzero(shortlist.present[0])
@@ -285,8 +286,8 @@ class _Steps:
     def followed(self) -> tuple[float, ...]:
         """See Explanation."""
         users = self._ranker.users
-        followed = np.zeros(len(users.own.values))
-        followed[users.interest_entry] = users.interest.data
+        followed, count = np.zeros(len(users.own)), users.interest_offsets[-1]
+        followed[users.interest_entry[:count]] = users.interest[:count]
         return tuple(_numbers(followed / max(followed.max(initial=0), np.finfo(float).tiny)))
 
     def sources(self) -> tuple[Source, ...]:
@@ -334,20 +335,20 @@ class _Steps:
         users = self._ranker.users
         followers: Ints = np.zeros(0, np.int64)
         if artifact is not None:
-            strength = (users.interest @ artifact.neighbours).toarray()[0]
+            count = users.interest_offsets[-1]
+            strength = users.interest[:count] @ artifact.neighbours[users.interest_row[:count]]
             order = np.argsort(-strength, kind="stable")[: np.count_nonzero(strength)]
             followers = self._catalogue.index_of(pa.array(artifact.recipe_ids[order].tolist(), pa.string()))
-        found = np.concatenate([users.own.values, followers, users.external.values]).tolist()
+        found = np.concatenate([users.own, followers, users.external]).tolist()
         barred = [at for at in dict.fromkeys(found) if at >= 0 and not self._ranker.recipes.listable[at]]
         return [Dropped(self._name(at), *self._barred(at), None) for at in barred]
 
     def _found_origins(self) -> dict[Origin, Bools]:
         """Which of the candidates each origin put forward."""
         recipes, rules = self._ranker.recipes, self._weights.candidates
-        left, _ = self._ranker.users.leftovers.table(0, 1)
         pool = recipes.pool[np.argsort(-recipes.prior[recipes.pool], kind="stable")]
-        of_taste = recipes.by_tag[self._candidates.taste[0, : rules.strongest]]
-        of_leftovers = recipes.by_ingredient[left[0, : rules.strongest]]
+        of_taste = recipes.by_tag[self._ranker.users.taste[: rules.strongest]]
+        of_leftovers = recipes.by_ingredient[self._ranker.users.leftover[: rules.strongest]]
         return {
             Origin.OWN: self._values[:, SOURCES.index("seen")] > 0,
             Origin.RULES: self._values[:, SOURCES.index("rules")] > 0,
@@ -383,7 +384,6 @@ class _Steps:
         model: dict[int, dict[str, float]] = {}
         if self._ranker.model:
             features = feature_values(
-                self._catalogue,
                 self._ranker.recipes,
                 candidates,
                 self._weights,
@@ -431,9 +431,10 @@ class _Steps:
         place = candidates.place(np.zeros_like(column), column)
         if candidates.cool_down[0, place[0]] >= 1:
             return False
-        score, cool_down = candidates.score.copy(), candidates.cool_down.copy()
-        score[0, column], cool_down[0, place] = self._worth[at].sum(), 1.0
-        warm = self._ranker.shortlist(replace(candidates, score=score, cool_down=cool_down))
+        score, cool_down = candidates.score.copy(), self._ranker.users.cool_down.copy()
+        score[0, column], cool_down[place] = self._worth[at].sum(), 1.0
+        users = self._ranker.users._replace(cool_down=cool_down)
+        warm = self._ranker.shortlist(replace(candidates, table=candidates.table._replace(score=score), users=users))
         return int(column[0]) in self._listed(self._ranker, warm)
 
     def _alike(self) -> Floats:

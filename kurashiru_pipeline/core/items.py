@@ -22,7 +22,7 @@ MARKER_USER = "#marker"
 MAX_ITEM_BYTES = 1024
 MAX_ANCHOR_CHARACTERS = 64
 
-_CODE_OF_KIND = {
+CODE_OF_KIND = {
     "viewed": "v",
     "favorited": "f",
     "cooked": "c",
@@ -31,9 +31,9 @@ _CODE_OF_KIND = {
     "taste": "t",
     "new": "n",
 }
-_KIND_OF_CODE = {code: kind for kind, code in _CODE_OF_KIND.items()}
-_CODE_OF_PLAIN = {"popular": "p", "external": "x"}  # reasons that name nothing
-_PLAIN_OF_CODE = {code: reason for reason, code in _CODE_OF_PLAIN.items()}
+_KIND_OF_CODE = {code: kind for kind, code in CODE_OF_KIND.items()}
+CODE_OF_PLAIN = {"popular": "p", "external": "x"}  # reasons that name nothing
+_PLAIN_OF_CODE = {code: reason for reason, code in CODE_OF_PLAIN.items()}
 
 _EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - all times here are naive UTC
 _SECOND = timedelta(seconds=1)
@@ -190,6 +190,23 @@ def item_bytes(item: Item) -> int:
     return sum(_utf8_bytes(name) + _value_bytes(value) for name, value in item.items())
 
 
+def number_bytes(number: str) -> int:
+    """Bytes DynamoDB counts for a number, see `item_bytes`.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if number.isdecimal():
+        return (len(number.strip("0")) + 1) // 2 + 1
+    match = _NUMBER.fullmatch(number)
+    if match is None or not any(character.isdigit() for character in number):
+        message = f"{number!r} is not a number"
+        raise ValueError(message)
+    sign, whole, fraction = match.groups(default="")
+    digits = (whole + fraction).strip("0")
+    return (len(digits) + 1) // 2 + 1 + len(sign)
+
+
 def content_hash(recipe_ids: Sequence[str], reasons: Sequence[str]) -> str:
     """32 hexadecimal digits of what a user would see: the list and its reasons.
 
@@ -208,15 +225,15 @@ def supersedes(new_version: int, old_version: int) -> bool:
 def _encode_reasons(reasons: Iterable[str]) -> tuple[list[str], list[str]]:
     """Codes of the reasons, and their anchors in order of first use, escaped."""
     position: dict[str, int] = {}
-    code_of = dict(_CODE_OF_PLAIN)
+    code_of = dict(CODE_OF_PLAIN)
     codes = []
     for reason in reasons:
         code = code_of.get(reason)
         if code is None:
             kind, _, anchor = reason.partition(":")
-            letter = _CODE_OF_KIND.get(kind)
+            letter = CODE_OF_KIND.get(kind)
             if letter is None or not anchor:
-                known = f"{', '.join(_CODE_OF_PLAIN)}, {', '.join(_CODE_OF_KIND)} (with :...)"
+                known = f"{', '.join(CODE_OF_PLAIN)}, {', '.join(CODE_OF_KIND)} (with :...)"
                 message = f"unknown reason {reason!r}; known: {known}"
                 raise ValueError(message)
             index = position.setdefault(anchor[:MAX_ANCHOR_CHARACTERS], len(position))
@@ -271,20 +288,8 @@ def _value_bytes(value: dict[str, str | bool]) -> int:
         if kind == "S" and isinstance(content, str):
             return _utf8_bytes(content)
         if kind == "N" and isinstance(content, str):
-            return _number_bytes(content)
+            return number_bytes(content)
         if kind == "BOOL":
             return 1
     message = f"{value!r} is no string, number or boolean of DynamoDB"
     raise ValueError(message)
-
-
-def _number_bytes(number: str) -> int:
-    if number.isdecimal():
-        return (len(number.strip("0")) + 1) // 2 + 1
-    match = _NUMBER.fullmatch(number)
-    if match is None or not any(character.isdigit() for character in number):
-        message = f"{number!r} is not a number"
-        raise ValueError(message)
-    sign, whole, fraction = match.groups(default="")
-    digits = (whole + fraction).strip("0")
-    return (len(digits) + 1) // 2 + 1 + len(sign)

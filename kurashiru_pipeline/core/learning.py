@@ -18,7 +18,19 @@ from scipy.optimize import minimize
 
 from kurashiru_pipeline.core.artifact import ModelArtifact
 from kurashiru_pipeline.core.catalogue import Catalogue
-from kurashiru_pipeline.core.columns import Bools, Floats, Ints, flat, flatten, starts, to_numpy
+from kurashiru_pipeline.core.columns import (
+    Bools,
+    Floats,
+    Ints,
+    flat,
+    flatten,
+    positions,
+    starts,
+    strings,
+    to_numpy,
+    vocabulary,
+)
+from kurashiru_pipeline.core.metrics import Judged, judge, mean_and_error
 from kurashiru_pipeline.core.model import BLEND_SCALE, FEATURES, LEARNABLE, feature_values
 from kurashiru_pipeline.core.ranking import Ranker, rank
 from kurashiru_pipeline.core.scoring import blend_weights, source_values
@@ -28,7 +40,7 @@ from kurashiru_pipeline.core.weights import Weights
 LENGTH = 10
 MIN_QUERIES = 100
 """Fewer answered queries than this teach nothing: the weights of weights.yaml stay."""
-SEARCH_QUERIES, BLEND_QUERIES = 2_000, 8_000
+SEARCH_QUERIES, BLEND_QUERIES = 4_000, 8_000
 """At most so many queries, evenly chosen, are used where more teach little and cost time."""
 MIN_SHOWN_LISTS = 2_000
 """From so many clicked lists on the re-ranker learns from what was really shown."""
@@ -45,7 +57,9 @@ _SEARCHED: Mapping[str, tuple[float, ...]] = {
     "interest.recent": (0.0, 0.3, 1.0),
 }
 """Weights that no formula finds, with the values tried, one after the other."""
-_DIALS = (0.36, 0.33, 0.3, 0.27, 0.24, 0.21, 0.18, 0.15, 0.12, 0.09, 0.06, 0.03, 0.0)
+_DIALS = tuple(round(0.03 * nth, 2) for nth in range(1, 21))
+_BLOCKS = 4
+"""Of windows: each is judged by the blend of the others when the dial is chosen."""
 _BOOSTING: Mapping[str, Any] = {
     "objective": "lambdarank",
     "num_leaves": 15,
@@ -72,7 +86,8 @@ class Window:
     """Queries asked about one moment, with what the kernel knew then.
 
     Attributes:
-        queries: rows of profiles.PROFILE_SCHEMA and `target`, the recipe that came next.
+        queries: rows of profiles.PROFILE_SCHEMA, `target`, the recipe that came next, and `asked_by`, who asked:
+            queries of one user are no independent evidence.
         catalogue: the recipes as known then.
         popularity: live popularity (recipe_id, decayed_count, decayed_at).
         counts: what had been counted before.
@@ -127,12 +142,13 @@ def learn(
 ) -> Learned:
     """Weights and a re-ranker for the kernel.
 
-    1. One after the other, the weights of _SEARCHED take the value with the best NDCG of the blend fitted to it.
+    1. One after the other, the weights of _SEARCHED take the value with the best NDCG of the blend fitted to it, if it
+       is better by more than the standard error of the difference.
     2. The blend is the maximum of the likelihood of the targets among the candidates (multinomial logit: McFadden
        1974), scaled so that `rules` weighs 1.
     3. The re-ranker (LambdaMART: Burges 2010) learns on the shortlists what to add to the blend; positions of shown
        lists are taken out as bias by LightGBM. It is kept only if it foretells the newest windows better.
-    4. The dial is the largest that costs at most `diversity.loss_budget` of the blend's NDCG.
+    4. The dial is turned as far as `diversity.loss_budget` of NDCG goes in windows that the blend has not seen.
 
     Args:
         windows: in the order of time; the newest quarter is for choosing. None of their queries may be used to judge.
@@ -178,8 +194,13 @@ def _artifact(window: Window, weights: Weights, learned: Learned) -> ModelArtifa
 
 
 def _search(windows: Sequence[Window], weights: Weights) -> dict[str, float]:
-    """Coordinate search: one weight at a time, in the order of _SEARCHED, kept where the blend fitted to it is best."""
+    """Coordinate search: one weight at a time, in the order of _SEARCHED, from those of weights.yaml on.
+
+    A value takes the place of the one before if the blend fitted to it is better by more than the standard error of the
+    difference: what few queries cannot tell apart stays as it is.
+    """
     best, values = _fit_blend(windows, weights, {})
+    users = _users(windows)
     for name in filter(weights.may_learn, _SEARCHED):
         section, last = name.split(".")
         now = getattr(getattr(weights, section), last)
@@ -187,9 +208,10 @@ def _search(windows: Sequence[Window], weights: Weights) -> dict[str, float]:
             tried = values | {name: value}
             if value == now or (section == "interest" and not _interest_left(weights, tried)):
                 continue
-            quality, fitted = _fit_blend(windows, weights, tried)
-            if quality > best:
-                best, values = quality, fitted
+            gains, fitted = _fit_blend(windows, weights, tried)
+            better, error = mean_and_error(gains - best, users)
+            if better > error:
+                best, values = gains, fitted
     return values
 
 
@@ -200,22 +222,23 @@ def _interest_left(weights: Weights, values: Mapping[str, float]) -> bool:
 
 def _fit_blend(
     windows: Sequence[Window], weights: Weights, values: Mapping[str, float]
-) -> tuple[float, dict[str, float]]:
+) -> tuple[Floats, dict[str, float]]:
     """The blend that makes the targets most likely among the candidates, which a blend in `values` puts forward.
 
     Returns:
-        NDCG@10 by the fitted blend, and `values` with it.
+        (queries,) NDCG@10 of the candidates by the fitted blend, and `values` with it.
     """
     whole = _joined([_candidates_of(window, weights, Learned(dict(values))) for window in windows])
     table, label, row = whole.values * _cooled(whole.cool_down), whole.label > 0, whole.row
+    queries = len(whole.sizes)
     answered = (np.bincount(row, weights=label, minlength=len(whole.sizes)) > 0)[row]
     if not answered.any() or not any(weights.may_learn(f"blend.{name}") for name in LEARNABLE):
-        return _ndcg(table @ blend_weights(weights.with_learned(values), LEARNABLE), label, row), dict(values)
+        return _gains(table @ blend_weights(weights.with_learned(values), LEARNABLE), label, row, queries), dict(values)
     found = _most_likely(table[answered], label[answered], row[answered], values)
     size = np.abs(found)
     scale = max(found[LEARNABLE.index("rules")], size.max() / _LARGEST, size.sum() / _LARGEST_SUM)
     scaled = {f"blend.{name}": round(float(value / scale), 6) for name, value in zip(LEARNABLE, found, strict=True)}
-    return _ndcg(table @ found, label, row), dict(values) | scaled | {BLEND_SCALE: round(float(scale), 6)}
+    return _gains(table @ found, label, row, queries), dict(values) | scaled | {BLEND_SCALE: round(float(scale), 6)}
 
 
 def _most_likely(table: Floats, label: Bools, row: Ints, values: Mapping[str, float]) -> Floats:
@@ -242,13 +265,21 @@ def _most_likely(table: Floats, label: Bools, row: Ints, values: Mapping[str, fl
     return found
 
 
-def _ndcg(score: Floats, label: Bools, row: Ints) -> float:
-    """NDCG@10 of queries with at most one target each; of equal scores the target comes last."""
-    best = np.full(int(row.max(initial=-1)) + 1, np.inf)
+def _gains(score: Floats, label: Bools, row: Ints, queries: int) -> Floats:
+    """(queries,) NDCG@10 of queries with at most one target each; of equal scores the target comes last."""
+    best = np.full(queries, np.inf)
     best[row[label]] = score[label]
-    place = np.bincount(row, weights=score >= best[row], minlength=len(best))
+    place = np.bincount(row, weights=score >= best[row], minlength=queries)
     hit = (place >= 1) & (place <= LENGTH)
-    return float((1 / np.log2(place[hit] + 1)).sum() / max(len(best), 1))
+    gains = np.zeros(queries)
+    gains[hit] = 1 / np.log2(place[hit] + 1)
+    return gains
+
+
+def _users(windows: Sequence[Window]) -> Ints:
+    """(queries,) who asked, by number."""
+    names = strings(pa.chunked_array([chunk for window in windows for chunk in window.queries["asked_by"].chunks]))
+    return positions(names, vocabulary(names))
 
 
 def _cooled(cool_down: Floats) -> Floats:
@@ -264,7 +295,7 @@ def _candidates_of(window: Window, weights: Weights, learned: Learned) -> _Examp
     for chunk in ranker.chunks():
         candidates = ranker.candidates(chunk)
         row, column = np.nonzero(candidates.valid)
-        values = source_values(ranker.catalogue, ranker.recipes, candidates, row, column, LEARNABLE)
+        values = source_values(ranker.recipes, candidates, row, column, LEARNABLE)
         label = candidates.recipe[row, column] == target[chunk[0] + row]
         cool_down = candidates.cool_down[row, candidates.place(row, column)]
         parts.append((values, cool_down, label, np.bincount(row, minlength=chunk[1] - chunk[0])))
@@ -356,9 +387,7 @@ def _shortlists_of(window: Window, weights: Weights, learned: Learned) -> _Examp
         candidates = ranker.candidates(chunk, with_parts=True)
         shortlist = ranker.shortlist(candidates)
         row, at = np.nonzero(shortlist.present)
-        values = feature_values(
-            ranker.catalogue, ranker.recipes, candidates, ranker.weights, row, shortlist.column[row, at]
-        )
+        values = feature_values(ranker.recipes, candidates, ranker.weights, row, shortlist.column[row, at])
         label = shortlist.recipe[row, at] == target[chunk[0] + row]
         parts.append((values, label, np.bincount(row, minlength=chunk[1] - chunk[0])))
     values, label, sizes = (np.concatenate(part) for part in zip(*parts, strict=True))
@@ -379,7 +408,7 @@ def _shown_examples(lists: ShownLists, weights: Weights, learned: Learned) -> _E
         entries = np.arange(offsets[start], offsets[end])
         row, column = _columns_of(candidates.recipe, candidates.valid, query[entries] - start, recipe[entries])
         found = np.flatnonzero(column >= 0)
-        values = feature_values(ranker.catalogue, ranker.recipes, candidates, ranker.weights, row[found], column[found])
+        values = feature_values(ranker.recipes, candidates, ranker.weights, row[found], column[found])
         sizes = np.bincount(row[found], minlength=end - start)
         parts.append((values, clicked[entries][found], place[entries][found], sizes))
     values, label, places, sizes = (np.concatenate(part) for part in zip(*parts, strict=True))
@@ -410,34 +439,52 @@ def _shortlist_ndcg(part: _Examples, score: Any) -> float:
     return float((1 / np.log2(nth[hit] + 2)).sum() / max(len(part.sizes), 1))
 
 
-def _list_gains(window: Window, weights: Weights, learned: Learned) -> Floats:
-    """(queries,) gain of the target in the lists that the kernel makes."""
-    artifact = _artifact(window, weights, learned)
-    args = (window.queries, window.catalogue, window.popularity, artifact, weights, window.as_of)
-    row, listed = flatten(rank(*args, list_length=LENGTH)["recipe_ids"])
-    nth = np.arange(len(row)) - starts(np.bincount(row, minlength=len(window.queries)))[row]
-    hit = window.catalogue.index_of(listed) == window.catalogue.index_of(window.queries["target"])[row]
-    gain = np.zeros(len(window.queries))
-    gain[row[hit]] = 1 / np.log2(nth[hit] + 2)
-    return gain
-
-
 def _choose_dial(
     windows: Sequence[Window], weights: Weights, values: Mapping[str, float]
 ) -> tuple[dict[str, float], dict[str, Any]]:
-    """The largest dial of the home list within the budget.
+    """The dial of the home list, judged on windows that its blend has not seen.
 
-    Without the re-ranker, which has seen the answers of these windows.
+    The windows are cut into blocks one after the other in time, and each is ranked by the blend of the others. The dial
+    is turned up step by step, as long as the loss of NDCG and its standard error together stay within the budget, and,
+    where lists are still less varied than `diversity.least`, the loss alone. The first step that fails is the end, so
+    that trying many costs no certainty (fixed-sequence testing). Without the re-ranker, which has seen the answers of
+    these windows. One window alone has no others: the dial stays as it is.
     """
-    if not weights.may_learn("diversity.dials.home") or not len(windows[-1].catalogue.tags):
+    if not weights.may_learn("diversity.dials.home") or not len(windows[-1].catalogue.tags) or len(windows) < 2:
         return {}, {}
+    blocks = [block.tolist() for block in np.array_split(np.arange(len(windows)), min(_BLOCKS, len(windows)))]
+    blends = {
+        nth: _fit_blend([window for other, window in enumerate(windows) if other not in block], weights, values)[1]
+        for block in blocks
+        for nth in block
+    }
+    users = _users(windows)
 
-    def quality(dial: float) -> float:
-        turned = Learned(dict(values) | {"diversity.dials.home": dial})
-        return float(np.concatenate([_list_gains(window, weights, turned) for window in windows]).mean())
+    def judged(dial: float) -> tuple[Floats, float]:
+        lists = [
+            _judged_lists(window, weights, Learned(blends[nth] | {"diversity.dials.home": dial}))
+            for nth, window in enumerate(windows)
+        ]
+        diversity = np.concatenate([made.diversity for made in lists])
+        return np.concatenate([made.ndcg for made in lists]), float(diversity.mean())
 
-    whole = quality(0.0)
+    whole, varied = judged(0.0)
+    budget = weights.diversity.loss_budget * whole.mean()
+    figures = {"dial": 0.0, "undiversified_ndcg": float(whole.mean()), "dial_ndcg": float(whole.mean())}
+    figures |= {"dial_loss_error": 0.0, "undiversified_diversity": varied, "dial_diversity": varied}
     for dial in _DIALS:
-        if (kept := quality(dial)) >= (1 - weights.diversity.loss_budget) * whole:
-            return {"diversity.dials.home": dial}, {"dial": dial, "dial_ndcg": kept, "undiversified_ndcg": whole}
-    raise AssertionError("the dial at 0 costs nothing")
+        kept, more_varied = judged(dial)
+        lost, error = mean_and_error(whole - kept, users)
+        if lost + (error if varied >= weights.diversity.least else 0.0) > budget:
+            break
+        varied = more_varied
+        figures |= {"dial": dial, "dial_ndcg": float(kept.mean()), "dial_loss_error": error, "dial_diversity": varied}
+    return {"diversity.dials.home": figures["dial"]}, figures
+
+
+def _judged_lists(window: Window, weights: Weights, learned: Learned) -> Judged:
+    """The lists that the kernel makes, held against the targets."""
+    artifact = _artifact(window, weights, learned)
+    args = (window.queries, window.catalogue, window.popularity, artifact, weights, window.as_of)
+    taken = pa.table({"recipe_id": window.counts.recipe_ids, "interactions": window.counts.interactions})
+    return judge(rank(*args, list_length=LENGTH), window.queries, window.catalogue, taken, LENGTH)

@@ -185,6 +185,11 @@ def difference(challenger: Judged, champion: Judged) -> Difference:
     return Difference(mean, max(mean - half, -1.0), min(mean + half, 1.0))
 
 
+def mean_and_error(values: Floats, user: Ints) -> tuple[float, float]:
+    """The mean of (N,) values and its standard error, users being clusters; infinite with fewer than two users."""
+    return _ratio_and_error(values, np.ones(len(values)), user)
+
+
 def _targets(queries: pa.Table, catalogue: Catalogue, count: int) -> tuple[Ints, Ints, Ints]:
     """Distinct targets as (query, recipe or -1) pairs, and how many each query has, the unknown included."""
     if "targets" in queries.column_names:
@@ -245,7 +250,13 @@ def _ratio_interval(top: Floats, bottom: Floats, user: Ints, most: float) -> tup
 
 
 def _clustered(top: Floats, bottom: Floats, user: Ints) -> tuple[float, float]:
-    """A ratio of sums and half the width of its interval, infinite with fewer than two users.
+    """A ratio of sums and half the width of its interval, infinite with fewer than two users."""
+    ratio, error = _ratio_and_error(top, bottom, user)
+    return ratio, float(_quantile(len(np.unique(user))) * error) if np.isfinite(error) else np.inf
+
+
+def _ratio_and_error(top: Floats, bottom: Floats, user: Ints) -> tuple[float, float]:
+    """A ratio of sums and its standard error.
 
     Var = U / (U - 1) * sum over users of (sum of top - ratio * bottom)^2 / (sum of bottom)^2 (Cochran, 1977).
     """
@@ -257,8 +268,7 @@ def _clustered(top: Floats, bottom: Floats, user: Ints) -> tuple[float, float]:
     if len(users) < 2:
         return ratio, np.inf
     residual = np.bincount(cluster, weights=top - ratio * bottom)
-    error = np.sqrt(len(users) / (len(users) - 1) * (residual**2).sum()) / total
-    return ratio, float(_quantile(len(users)) * error)
+    return ratio, float(np.sqrt(len(users) / (len(users) - 1) * (residual**2).sum()) / total)
 
 
 def _quantile(users: int) -> float:

@@ -5,7 +5,9 @@ repeats, leftovers, tastes).
 Not here: which recipes to recommend for it (ranking.py), and which behaviours are remembered (the warehouse).
 """
 
-from dataclasses import dataclass
+import os
+from bisect import bisect_left
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import Any
 
@@ -16,22 +18,33 @@ import pyarrow.compute as pc
 from kurashiru_pipeline.core.catalogue import Catalogue
 from kurashiru_pipeline.core.columns import (
     MICROS_PER_DAY,
-    MICROS_PER_SECOND,
     Bools,
     Floats,
     Ints,
     column_micros,
     constants,
     flatten,
-    lists,
+    listed,
     micros,
     positions,
     starts,
     strings,
     take,
     to_numpy,
-    vocabulary,
 )
+from kurashiru_pipeline.core.kernels import profiles as kernels
+from kurashiru_pipeline.core.kernels.profiles import (
+    LISTED,
+    SEARCHED,
+    Behaviors,
+    Desk,
+    Dishes,
+    Fading,
+    Profiles,
+    Stated,
+)
+from kurashiru_pipeline.core.native import compiled
+from kurashiru_pipeline.core.vocabulary import Vocabulary, layout, numbered
 from kurashiru_pipeline.core.weights import Weights
 
 ACTION_OF_EVENT = {
@@ -64,8 +77,8 @@ _FIELDS: list[Any] = [
 PROFILE_SCHEMA = pa.schema(_FIELDS)
 """One row a user. Lists that belong together have one length; the strongest come first, equals by name."""
 
-_EVENTS = constants(*ACTION_OF_EVENT, "recipe_unfavorite", "search")
-_VIEWED, _LIST, _FAVORITE, _COOKED, _UNFAVORITE, _SEARCH = range(6)
+_EVENT_NAMES = Vocabulary(constants(*ACTION_OF_EVENT, "recipe_unfavorite", "search"))
+_PART = 4096
 _INGREDIENTS = pa.list_(pa.int64())
 
 
@@ -75,6 +88,8 @@ def build_profiles(
     weights: Weights,
     as_of: datetime,
     preferences: pa.Table | None = None,
+    *,
+    is_threaded: bool = True,
 ) -> pa.Table:
     """Profiles of all users with a behaviour or a stated preference, in the order of their ids.
 
@@ -87,6 +102,7 @@ def build_profiles(
         weights: the rules.
         as_of: the moment the profile speaks of (UTC).
         preferences: user_id, preferred_tags (list), one row a user: what users said of their taste.
+        is_threaded: use several processors; the profiles are the same.
 
     Returns:
         PROFILE_SCHEMA. `recipe_weights` sums action weight * 0.5^(weighted behaviours back / half-life) over the
@@ -98,185 +114,137 @@ def build_profiles(
         to 1; stated tastes weigh together as much as `profile.stated_taste`.
     """
     stated = None if preferences is None else strings(preferences["user_id"])
-    users = vocabulary(_together(strings(behaviors["user_id"]), stated))
-    user = positions(behaviors["user_id"], users)
-    event = positions(behaviors["event_name"], _EVENTS)
+    users, user = numbered(_together(strings(behaviors["user_id"]), stated))
+    user = user[: len(behaviors)]
+    event = _EVENT_NAMES.find(behaviors["event_name"])
     age = np.maximum(micros(as_of) - column_micros(behaviors["occurred_at"]), 0)
-    recipe_ids = vocabulary(strings(behaviors["recipe_id"]))
-    recipe = positions(behaviors["recipe_id"], recipe_ids)
-    in_catalogue = np.append(catalogue.index_of(recipe_ids), -1)
+    in_catalogue = catalogue.index_of(behaviors["recipe_id"])
+    names, recipe, dishes = _named_recipes(behaviors["recipe_id"], in_catalogue, catalogue)
+    offsets, rows = np.zeros(len(users) + 1, np.int64), np.empty(len(user), np.int64)
+    compiled(kernels.group_rows)(user, offsets, rows)
+    most = int(np.diff(offsets).max(initial=0))
+    id_offsets, id_data = layout(strings(behaviors["event_id"]))
+    told = Behaviors(offsets, rows, event, recipe, age, id_offsets, id_data)
+    fading = _fading(most, weights)
+    said = _stated_tastes(preferences, users, catalogue, weights)
 
-    rows = np.flatnonzero((recipe >= 0) & (event >= 0) & (event != _SEARCH))
-    time = column_micros(behaviors["occurred_at"])[rows]
-    rows = rows[_newest_first(user[rows], time, take(strings(behaviors["event_id"]), rows))]
-    rows = rows[_tells_interest(event[rows], user[rows] * max(len(recipe_ids), 1) + recipe[rows], weights)]
-    back = np.arange(len(rows)) - starts(np.bincount(user[rows], minlength=len(users)))[user[rows]]
-    interest = np.where(back < weights.profile.length, _action_weights(weights)[event[rows]], 0.0)
-
-    days = age / MICROS_PER_DAY
-    recipes = _Recipes.of(
-        user[rows],
-        recipe[rows],
-        event[rows],
-        weight=interest * 0.5 ** (back / weights.profile.half_life),
-        cool_down=_cool_down(event[rows], days[rows], weights),
-        age=age[rows] / MICROS_PER_SECOND,
-        count=0.5 ** (back / weights.profile.count_half_life),
-        daytime=_daytime(days[rows], weights),
-    )
-    liked, tag = catalogue.tags_of(in_catalogue[recipe[rows]])
-    likes = (interest * 0.5 ** (back / weights.profile.taste_half_life))[liked]
-    said_by, said, saying = _stated_tastes(preferences, users, catalogue, weights)
-    taste_user, taste, share = _tastes(
-        np.concatenate([user[rows][liked], said_by]),
-        np.concatenate([tag, said]),
-        np.concatenate([likes, saying]),
-        len(catalogue.tags),
-    )
-
-    windows = days * 24 / weights.profile.leftovers_hours
-    mention, ingredient = _mentions(behaviors["detail"], event, in_catalogue[recipe], windows < 1, catalogue)
+    windows = age / MICROS_PER_DAY * 24 / weights.profile.leftovers_hours
+    mention, ingredient = _mentions(behaviors["detail"], event, in_catalogue, windows < 1, catalogue)
     left_user, leftover, left = _leftovers(user[mention], ingredient, 1 - windows[mention])
+    left_offsets = starts(np.bincount(left_user, minlength=len(users)))
 
-    size = len(users)
-    columns: list[Any] = [
-        users,
-        pa.array(np.full(size, micros(as_of)), pa.timestamp("us")),
-        lists(recipes.user, size, take(recipe_ids, recipes.recipe)),
-        lists(recipes.user, size, recipes.weight),
-        lists(recipes.user, size, take(ACTIONS, recipes.event)),
-        lists(recipes.user, size, recipes.cool_down),
-        lists(recipes.user, size, recipes.age),
-        lists(recipes.user, size, recipes.count),
-        lists(recipes.user, size, recipes.daytime),
-        lists(left_user, size, take(catalogue.ingredients, leftover)),
-        lists(left_user, size, left),
-        lists(taste_user, size, take(catalogue.tags, taste)),
-        lists(taste_user, size, share),
-    ]
-    return pa.Table.from_arrays(columns, schema=PROFILE_SCHEMA)
+    def profiles_of(part: tuple[int, int]) -> pa.Table:
+        start, end = part
+        made = _profiles_of(start, end, told, dishes, said, fading, len(catalogue.tags))
+        recipe_offsets, taste_offsets = starts(made.sizes), starts(made.taste_sizes)
+        count, tastes, size = recipe_offsets[-1], taste_offsets[-1], end - start
+        leftovers = slice(left_offsets[start], left_offsets[end])
+        left_from = left_offsets[start : end + 1] - left_offsets[start]
+        columns: list[Any] = [
+            users[start:end],
+            pa.array(np.full(size, micros(as_of)), pa.timestamp("us")),
+            listed(recipe_offsets, take(names, made.recipe[:count])),
+            listed(recipe_offsets, made.weight[:count]),
+            listed(recipe_offsets, take(ACTIONS, made.event[:count])),
+            listed(recipe_offsets, made.cool_down[:count]),
+            listed(recipe_offsets, made.age[:count]),
+            listed(recipe_offsets, made.counted[:count]),
+            listed(recipe_offsets, made.daytime[:count]),
+            listed(left_from, take(catalogue.ingredients, leftover[leftovers])),
+            listed(left_from, left[leftovers]),
+            listed(taste_offsets, take(catalogue.tags, made.taste[:tastes])),
+            listed(taste_offsets, made.share[:tastes]),
+        ]
+        return pa.Table.from_arrays(columns, schema=PROFILE_SCHEMA)
+
+    parts = [(start, min(start + _PART, len(users))) for start in range(0, max(len(users), 1), _PART)]
+    if len(parts) == 1 or not is_threaded:
+        return pa.concat_tables(map(profiles_of, parts))
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as threads:
+        return pa.concat_tables(threads.map(profiles_of, parts))
+
+
+def _profiles_of(  # noqa: PLR0917 - whose, of what, by which rules
+    start: int, end: int, behaviors: Behaviors, dishes: Dishes, stated: Stated, fading: Fading, tag_count: int
+) -> Profiles:
+    """The lists of users start .. end - 1."""
+    first, last = behaviors.offsets[[start, end]]
+    most, rows = len(fading.counted), last - first
+    tastes = (end - start) * tag_count
+    recipe, event = np.empty((2, rows), np.int64)
+    weight, cool_down, age, counted, daytime = np.empty((5, rows))
+    made = Profiles(
+        sizes=np.empty(end - start, np.int64),
+        recipe=recipe,
+        event=event,
+        weight=weight,
+        cool_down=cool_down,
+        age=age,
+        counted=counted,
+        daytime=daytime,
+        taste_sizes=np.empty(end - start, np.int64),
+        taste=np.empty(tastes, np.int64),
+        share=np.empty(tastes),
+    )
+    row, order, undone = np.empty((3, most), np.int64)
+    desk = Desk(row, np.empty(most), order, undone, np.zeros(tag_count))
+    compiled(kernels.profile_users)(start, end, behaviors, dishes, stated, fading, desk, made)
+    return made
+
+
+def _named_recipes(recipe_ids: Any, in_catalogue: Ints, catalogue: Catalogue) -> tuple[Any, Ints, Dishes]:
+    """Names of recipes, in the catalogue or not, the place of each behaviour's recipe among them in the order of their
+    ids (-1 without one), and what is known of each."""
+    names, position = catalogue.recipe_ids, np.arange(len(catalogue.recipe_ids))
+    texts = strings(recipe_ids)
+    unknown = np.flatnonzero((in_catalogue < 0) & to_numpy(pc.is_valid(texts), False))
+    recipe = in_catalogue
+    if len(unknown):
+        lost, number = numbered(take(texts, unknown))
+        before = np.array(
+            [bisect_left(position, name, key=lambda at: str(names[int(at)])) for name in lost.to_pylist()]
+        )
+        place_of_lost = before + np.arange(len(lost))
+        place = position + np.searchsorted(before, position, side="right")
+        recipe = np.where(in_catalogue >= 0, np.append(place, -1)[in_catalogue], -1)
+        recipe[unknown] = place_of_lost[number]
+        source = np.empty(len(names) + len(lost), np.int64)
+        source[place], source[place_of_lost] = position, len(names) + np.arange(len(lost))
+        names = take(pa.concat_arrays([names, lost]), source)
+        position = np.where(source < len(position), source, -1)
+    return names, recipe, Dishes(position, catalogue.tag_offsets, catalogue.tag_values)
+
+
+def _fading(most: int, weights: Weights) -> Fading:
+    """How behaviours fade, up to the `most` of one user."""
+    back, rules = np.arange(most), weights.profile
+    return Fading(
+        action=np.array([*(getattr(weights.actions, name) for name in ACTION_OF_EVENT), 0.0, 0.0]),
+        interest=0.5 ** (back / rules.half_life),
+        counted=0.5 ** (back / rules.count_half_life),
+        taste=0.5 ** (back / rules.taste_half_life),
+        length=rules.length,
+        viewed_days=weights.cool_down.viewed_days,
+        cooked_days=weights.cool_down.cooked_days,
+        daytime_hours=rules.daytime_hours,
+    )
 
 
 def _together(some: Any, others: Any) -> Any:
     return some if others is None else pa.concat_arrays([some, others])
 
 
-def _daytime(days: Floats, weights: Weights) -> Floats:
-    """How near in time of day each behaviour was, 1 at the same time: exp(-(hours / daytime_hours)^2)."""
-    apart = days % 1
-    hours = 24 * np.minimum(apart, 1 - apart)
-    near: Floats = np.exp(-((hours / weights.profile.daytime_hours) ** 2))
-    return near
-
-
-def _stated_tastes(
-    preferences: pa.Table | None, users: Any, catalogue: Catalogue, weights: Weights
-) -> tuple[Ints, Ints, Floats]:
-    """(user, tag, weight) of what users said; unknown tags are left out, the rest share the weight evenly."""
-    nothing = np.zeros(0, np.int64)
+def _stated_tastes(preferences: pa.Table | None, users: Any, catalogue: Catalogue, weights: Weights) -> Stated:
+    """What users said; unknown tags are left out, the rest share the weight evenly."""
     if preferences is None:
-        return nothing, nothing, np.zeros(0)
+        return Stated(np.zeros(len(users) + 1, np.int64), np.zeros(0, np.int64), np.zeros(0))
     row, tags = flatten(preferences["preferred_tags"])
     tag = positions(tags, catalogue.tags)
     row, tag = row[tag >= 0], tag[tag >= 0]
     each = weights.profile.stated_taste / np.bincount(row, minlength=len(preferences))[row]
-    return positions(preferences["user_id"], users)[row], tag, each
-
-
-def _action_weights(weights: Weights) -> Floats:
-    return np.array([*(getattr(weights.actions, name) for name in ACTION_OF_EVENT), 0.0, 0.0])
-
-
-def _cool_down(event: Ints, age: Floats, weights: Weights) -> Floats:
-    """1 - 0.5^(age / half-life) of each view and cooking, 1 for every other behaviour."""
-    half_life = np.where(event == _COOKED, weights.cool_down.cooked_days, weights.cool_down.viewed_days)
-    return np.where((event == _VIEWED) | (event == _COOKED), 1 - 0.5 ** (age / half_life), 1.0)
-
-
-def _newest_first(user: Ints, time: Ints, event_ids: Any) -> Ints:
-    """Order by user, newest first; what happened at the same time by event id."""
-    order = np.lexsort((-time, user))
-    same = (np.diff(user[order]) == 0) & (np.diff(time[order]) == 0)
-    if same.any():
-        tied = np.append(same, False) | np.append(False, same)
-        among = order[tied]
-        by_id = np.argsort(pc.sort_indices(take(event_ids, among)))
-        order[tied] = among[np.lexsort((by_id, -time[among], user[among]))]
-    return order
-
-
-def _tells_interest(event: Ints, pair: Ints, weights: Weights) -> Bools:
-    """Whether each behaviour, newest first, has a weight and was not taken back by a newer unfavourite."""
-    undone = np.flatnonzero(event == _UNFAVORITE)
-    pairs, first = np.unique(pair[undone], return_index=True)
-    taken_back = np.zeros(len(event), dtype=bool)
-    if len(pairs):
-        at = np.minimum(np.searchsorted(pairs, pair), len(pairs) - 1)
-        taken_back = (event == _FAVORITE) & (pairs[at] == pair) & (undone[first[at]] < np.arange(len(event)))
-    return (_action_weights(weights)[event] > 0) & ~taken_back
-
-
-@dataclass(frozen=True)
-class _Recipes:
-    """One entry a user and recipe, strongest first, then most counted: sums of weight, count and daytime, lowest
-    cool-down and age, the event that weighs most."""
-
-    user: Ints
-    recipe: Ints
-    event: Ints
-    weight: Floats
-    cool_down: Floats
-    age: Floats
-    count: Floats
-    daytime: Floats
-
-    @classmethod
-    def of(
-        cls,
-        user: Ints,
-        recipe: Ints,
-        event: Ints,
-        *,
-        weight: Floats,
-        cool_down: Floats,
-        age: Floats,
-        count: Floats,
-        daytime: Floats,
-    ) -> "_Recipes":
-        order = np.lexsort((-weight, recipe, user))
-        first, group = _groups(user[order], recipe[order])
-        entry = order[first]
-
-        def total(values: Floats) -> Floats:
-            return np.bincount(group, weights=values[order], minlength=len(first)).astype(float)
-
-        def lowest(values: Floats) -> Floats:
-            return np.minimum.reduceat(values[order], first) if len(first) else values
-
-        sums, counts = total(weight), total(count)
-        best = np.lexsort((recipe[entry], -counts, -sums, user[entry]))
-        entry = entry[best]
-        return cls(
-            user[entry],
-            recipe[entry],
-            event[entry],
-            sums[best],
-            lowest(cool_down)[best],
-            lowest(age)[best],
-            counts[best],
-            total(daytime)[best],
-        )
-
-
-def _tastes(user: Ints, tag: Ints, weight: Floats, tag_count: int) -> tuple[Ints, Ints, Floats]:
-    """One entry a user and tag, strongest first: (user, tag, share of the user's weight)."""
-    keys, group = np.unique(user * max(tag_count, 1) + tag, return_inverse=True)
-    user, tag = np.divmod(keys, max(tag_count, 1))
-    total = np.bincount(group, weights=weight, minlength=len(keys))
-    user, tag, total = user[total > 0], tag[total > 0], total[total > 0]
-    share = total / np.bincount(user, weights=total)[user]
-    order = np.lexsort((tag, -share, user))
-    return user[order], tag[order], share[order]
+    user = positions(preferences["user_id"], users)[row]
+    order = np.argsort(user, kind="stable")
+    return Stated(starts(np.bincount(user, minlength=len(users))), tag[order], each[order])
 
 
 def _mentions(detail: Any, event: Ints, recipe: Ints, recent: Bools, catalogue: Catalogue) -> tuple[Ints, Ints]:
@@ -286,12 +254,12 @@ def _mentions(detail: Any, event: Ints, recipe: Ints, recent: Bools, catalogue: 
     """
     texts = strings(detail)
     has_text = to_numpy(pc.is_valid(texts), False)
-    written = np.flatnonzero(recent & has_text & ((event == _SEARCH) | (event == _LIST)))
+    written = np.flatnonzero(recent & has_text & ((event == SEARCHED) | (event == LISTED)))
     encoded = take(texts, written).dictionary_encode()
     named: Any = pa.array([catalogue.ingredients_in(text) for text in encoded.dictionary.to_pylist()], _INGREDIENTS)
     at, by_text = flatten(named.take(encoded.indices))
 
-    listed = np.flatnonzero(recent & ~has_text & (event == _LIST) & (recipe >= 0))
+    listed = np.flatnonzero(recent & ~has_text & (event == LISTED) & (recipe >= 0))
     main = catalogue.main_ingredients[recipe[listed]]
     entry, place = np.nonzero(main >= 0)
     behavior = np.concatenate([written[at], listed[entry]])

@@ -1,13 +1,14 @@
 """Recommend, first half: the candidates of each user and their blended scores.
 
 Here: users and recipes by position, candidate generation, the sources of a score, cool-down.
-Not here: which candidates make the list and for what reason (ranking.py), the learned model (model.py), and where
-profiles and artifacts come from.
+Not here: which candidates make the list and for what reason (ranking.py), the learned model (model.py), where profiles
+and artifacts come from, and the loops themselves (kernels/lists.py).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -19,24 +20,27 @@ from kurashiru_pipeline.core.columns import (
     MICROS_PER_DAY,
     Bools,
     Floats,
+    Floats32,
+    FloatTable,
     Ints,
+    Ints32,
+    IntTable,
     column_micros,
-    csr,
     flat,
-    flatten,
     micros,
     padded,
     positions,
-    product,
     starts,
     strings,
     to_numpy,
+    unrolled,
 )
+from kurashiru_pipeline.core.kernels import lists
+from kurashiru_pipeline.core.kernels.lists import CandidateTable, RecipeArrays, Scratch, UserArrays
+from kurashiru_pipeline.core.native import compiled
 from kurashiru_pipeline.core.profiles import ACTION_OF_EVENT, ACTIONS
+from kurashiru_pipeline.core.vocabulary import Vocabulary
 from kurashiru_pipeline.core.weights import Weights
-
-SLOT_BITS = 16
-SLOTS = (1 << SLOT_BITS) - 1
 
 SOURCES = (
     "rules",
@@ -53,370 +57,315 @@ SOURCES = (
     "leftovers",
     "external",
 )
-"""What a score is made of, by the names of their weights (weights.Blend)."""
+"""What a score is made of, by the names of their weights (weights.Blend), in the order of kernels/lists.py."""
 
-STRONGEST_OWN = 3
+PARTS = ("recent", "session", "steady", "newest")
+"""The bases that strengths of followers are split by: those of weights.Interest."""
+
+STRONGEST_OWN = lists.STRONGEST_OWN
 """Of so many of a user's own recipes the ingredients and authors count as liked."""
 
-_SPARE = 2  # columns of places in the profile: of recipes seen longer ago, and of none
-_SECONDS_A_MINUTE = 60
-_ALMOST_NOTHING = 1e-20
+_ACTIONS = Vocabulary(ACTIONS)
 
 
-@dataclass(frozen=True)
-class Recipes:
+def recipe_arrays(
+    catalogue: Catalogue,
+    live_popularity: pa.Table,
+    artifact: ModelArtifact | None,
+    weights: Weights,
+    as_of: datetime,
+) -> RecipeArrays:
     """What is the same for all users: R recipes as candidates.
 
     `listable` are those that live and are not excluded. `live`, `trained` and `standing` are (R,) popularity of late,
     as of training, and of all time (square roots, the largest 1), `newness` fades from 1, `age` is in days; `prior` is
-    their weighted sum. `pool` holds the P recipes put forward for everybody, `pool_column` the place of each recipe in
-    it or -1. `by_tag` (T + 1, each) and `by_ingredient` hold the best recipes of each, filled up with -1; their last
-    row, which -1 finds, is empty. `neighbours` is the artifact's matrix, `model_row` the row of each recipe in it or
-    -1, `of_model` the recipe of each row, -1 for those unknown or not listable.
+    their weighted sum. `pool` holds the recipes put forward for everybody. `by_tag` (T + 1, each) and `by_ingredient`
+    hold the best recipes of each, filled up with -1; their last row, which -1 finds, is empty. `of_model` is the recipe
+    of each row of the artifact, -1 for those unknown or not listable.
     """
+    now, blend, rules = micros(as_of), weights.blend, weights.candidates
+    listable = catalogue.alive & ~_excluded(catalogue, weights)
+    age = np.maximum(now - column_micros(live_popularity["decayed_at"]), 0) / MICROS_PER_DAY
+    count = to_numpy(live_popularity["decayed_count"], 0.0) * 0.5 ** (age / weights.popularity.half_life_days)
+    live = _scaled_root(_total(catalogue.index_of(live_popularity["recipe_id"]), count, len(listable)), listable)
+    model = _placed(artifact, catalogue)
+    trained, standing = _scaled_root(model.popularity, listable), _scaled_root(model.interactions, listable)
+    age = np.maximum(now - catalogue.published, 0) / MICROS_PER_DAY
+    newness = 0.5 ** (age / weights.fresh.half_life_days)
+    is_new = age <= weights.fresh.days
+    prior = blend.live_popularity * live + blend.trained_popularity * trained
+    prior += blend.standing_popularity * standing + blend.fresh * newness
 
-    listable: Bools
-    live: Floats
-    trained: Floats
-    standing: Floats
-    newness: Floats
-    age: Floats
-    prior: Floats
-    is_new: Bools
-    pool: Ints
-    pool_column: Ints
-    by_tag: Ints
-    by_ingredient: Ints
-    neighbours: Any
-    model_row: Ints
-    of_model: Ints
-
-    @classmethod
-    def of(
-        cls,
-        catalogue: Catalogue,
-        live_popularity: pa.Table,
-        artifact: ModelArtifact | None,
-        weights: Weights,
-        as_of: datetime,
-    ) -> "Recipes":
-        size, now, blend = len(catalogue.recipe_ids), micros(as_of), weights.blend
-        listable = catalogue.alive & ~_excluded(catalogue, weights)
-        age = np.maximum(now - column_micros(live_popularity["decayed_at"]), 0) / MICROS_PER_DAY
-        count = to_numpy(live_popularity["decayed_count"], 0.0) * 0.5 ** (age / weights.popularity.half_life_days)
-        live = _scaled_root(catalogue.index_of(live_popularity["recipe_id"]), count, listable)
-
-        model_row, of_model = np.full(size, -1), np.zeros(0, np.int64)
-        trained, standing = np.zeros(size), np.zeros(size)
-        if artifact is not None:
-            of_model = catalogue.index_of(pa.array(artifact.recipe_ids.tolist(), pa.string()))
-            known = np.flatnonzero(of_model >= 0)
-            model_row[of_model[known]] = known
-            trained = _scaled_root(of_model, artifact.popularity, listable)
-            standing = _scaled_root(of_model, artifact.interactions, listable)
-            of_model[~np.append(listable, False)[of_model]] = -1
-
-        age = np.maximum(now - catalogue.published, 0) / MICROS_PER_DAY
-        newness = 0.5 ** (age / weights.fresh.half_life_days)
-        is_new = age <= weights.fresh.days
-        prior = blend.live_popularity * live + blend.trained_popularity * trained
-        prior += blend.standing_popularity * standing + blend.fresh * newness
-
-        living = np.flatnonzero(listable)
-        best = living[np.argsort(-prior[living], kind="stable")]
-        newest = best[is_new[best]]
-        pool = np.unique(np.concatenate([best[: weights.candidates.popular], newest[: weights.candidates.fresh]]))
-        pool_column = np.full(size, -1)
-        pool_column[pool] = np.arange(len(pool))
-        tagged = np.repeat(np.arange(size), np.diff(catalogue.tag_offsets))
-        user, place = np.nonzero(catalogue.main_ingredients >= 0)
-        used, each = catalogue.main_ingredients[user, place], weights.candidates.each
-        return cls(
-            listable=listable,
-            live=live,
-            trained=trained,
-            standing=standing,
-            newness=newness,
-            age=age,
-            prior=prior,
-            is_new=is_new,
-            pool=pool,
-            pool_column=pool_column,
-            by_tag=_best_of_each(catalogue.tag_values, tagged, len(catalogue.tags), best, each),
-            by_ingredient=_best_of_each(used, user, len(catalogue.ingredients), best, each),
-            neighbours=None if artifact is None else artifact.neighbours,
-            model_row=model_row,
-            of_model=of_model,
-        )
+    popular, fresh = np.full(rules.popular, -1), np.full(rules.fresh, -1)
+    by_tag = np.full((len(catalogue.tags) + 1, rules.each), -1)
+    by_ingredient = np.full((len(catalogue.ingredients) + 1, rules.each), -1)
+    compiled(lists.best_recipes)(
+        prior,
+        listable,
+        is_new,
+        catalogue.tag_offsets,
+        catalogue.tag_values,
+        catalogue.main_ingredients,
+        popular,
+        fresh,
+        by_tag,
+        by_ingredient,
+    )
+    put_forward = np.concatenate([popular, fresh])
+    bearer_offsets, bearers, bearing = catalogue.bearers
+    return RecipeArrays(
+        listable=listable,
+        live=live,
+        trained=trained,
+        standing=standing,
+        newness=newness,
+        age=age,
+        prior=prior,
+        is_new=is_new,
+        pool=np.unique(put_forward[put_forward >= 0]),
+        by_tag=by_tag,
+        by_ingredient=by_ingredient,
+        of_model=np.where(np.append(listable, False)[model.recipe], model.recipe, -1),
+        model_row=model.row,
+        next_offsets=model.next_offsets,
+        next_row=model.next_row,
+        next_value=model.next_value,
+        pattern=catalogue.pattern,
+        tag_offsets=catalogue.tag_offsets,
+        tags=catalogue.tag_values,
+        bearer_offsets=bearer_offsets,
+        bearers=bearers,
+        bearing=bearing,
+        primary=catalogue.primary,
+        main=catalogue.main_ingredients,
+        author=catalogue.author,
+        tag_bits=catalogue.tag_bits,
+    )
 
 
 @dataclass(frozen=True)
-class Lists:
-    """A weighted list of each user, one after the other: user u's is at offsets[u] : offsets[u + 1]."""
+class _Placed:
+    """An artifact among R recipes: `recipe` of each of its rows, `row` of each recipe, -1 for the unknown, (R,) counts
+    of all time and decayed ones, and its matrix."""
 
-    offsets: Ints
-    values: Ints
-    weights: Floats
-
-    @classmethod
-    def of(cls, names: Any, weights: Any, words: Any) -> "Lists":
-        """By position among `words`, -1 for the unknown."""
-        row, texts = flatten(names)
-        offsets = starts(np.bincount(row, minlength=len(names)))
-        return cls(offsets, positions(texts, words), to_numpy(flat(weights), 0.0))
+    recipe: Ints
+    row: Ints
+    popularity: Floats
+    interactions: Floats
+    next_offsets: Ints
+    next_row: Ints32
+    next_value: Floats32
 
     @classmethod
-    def none(cls, users: int) -> "Lists":
-        return cls(np.zeros(users + 1, np.int64), np.zeros(0, np.int64), np.zeros(0))
+    def of(cls, artifact: ModelArtifact, catalogue: Catalogue) -> "_Placed":
+        size = len(catalogue.recipe_ids)
+        recipe = catalogue.index_of(pa.array(artifact.recipe_ids.tolist(), pa.string()))
+        row, known = np.full(size, -1), np.flatnonzero(recipe >= 0)
+        row[recipe[known]] = known
+        matrix = artifact.neighbours
+        return cls(
+            recipe=recipe,
+            row=row,
+            popularity=_total(recipe, artifact.popularity, size),
+            interactions=_total(recipe, artifact.interactions, size),
+            next_offsets=matrix.indptr.astype(np.int64),
+            next_row=np.require(matrix.indices, np.int32, ["C", "A"]),
+            next_value=np.require(matrix.data, np.float32, ["C", "A"]),
+        )
 
-    def sizes(self, start: int, end: int) -> Ints:
-        return np.diff(self.offsets[start : end + 1])
+    @classmethod
+    def none(cls, catalogue: Catalogue) -> "_Placed":
+        nothing, size = np.zeros(0, np.int64), len(catalogue.recipe_ids)
+        counts = np.zeros(size)
+        return cls(
+            nothing,
+            np.full(size, -1),
+            counts,
+            counts,
+            np.zeros(1, np.int64),
+            nothing.astype(np.int32),
+            nothing.astype(np.float32),
+        )
 
-    def entries(self, start: int, end: int) -> slice:
-        return slice(self.offsets[start], self.offsets[end])
 
-    def table(self, start: int, end: int) -> tuple[Ints, Floats]:
-        """Lists of users start .. end - 1, filled up with value -1 and weight 0."""
-        return self.column(start, end, self.values, -1), self.column(start, end, self.weights, 0.0)
+def _placed(artifact: ModelArtifact | None, catalogue: Catalogue) -> _Placed:
+    """The artifact among the recipes; the answer is kept as long as both are."""
+    if artifact is None:
+        return _Placed.none(catalogue)
+    kept = catalogue.kept_by_artifact
+    if artifact not in kept:
+        kept[artifact] = _Placed.of(artifact, catalogue)
+    placed: _Placed = kept[artifact]
+    return placed
 
-    def column(self, start: int, end: int, values: Any, missing: float, spare: int = 1) -> Any:
-        """What belongs to the lists' entries, of users start .. end - 1, filled up with `missing`."""
-        return padded(self.sizes(start, end), values[self.entries(start, end)], missing, spare)
 
-    def split(self, most: int) -> tuple["Lists", Bools]:
-        """The first entries of each list, and which they are."""
-        sizes = np.diff(self.offsets)
+def user_arrays(
+    profiles: pa.Table,
+    catalogue: Catalogue,
+    recipes: RecipeArrays,
+    weights: Weights,
+    suggestions: pa.Table | None = None,
+) -> UserArrays:
+    """All U profiles by position.
+
+    `own` holds a user's strongest recipes, -1 for the unknown; `older` are the others, which are no candidates, but
+    known as seen. `cool_down`, `action`, `age` (seconds), `count` and `daytime` belong to the entries of `own`.
+    `interest` are own recipes in the order of the profile, without those that weigh too little to matter:
+    `interest_entry` is the entry of `own`, `interest_row` the row of the model.
+    """
+    offsets, texts = unrolled(profiles["recipe_ids"])
+    own, weight = catalogue.index_of(texts), to_numpy(flat(profiles["recipe_weights"]), 0.0)
+    action = _ACTIONS.find(flat(profiles["recipe_actions"]))
+    cool_down, age, count, daytime = (
+        to_numpy(flat(profiles[name]), missing)
+        for name, missing in (
+            ("cooldowns", 1.0),
+            ("recipe_ages", 0.0),
+            ("recipe_counts", 0.0),
+            ("recipe_daytimes", 0.0),
+        )
+    )
+    older_offsets, older = np.zeros_like(offsets), own[:0]
+    sizes = np.diff(offsets)
+    if sizes.max(initial=0) > weights.candidates.own:
         row = np.repeat(np.arange(len(sizes)), sizes)
-        first = np.arange(len(row)) - self.offsets[row] < most
-        return Lists(starts(np.minimum(sizes, most)), self.values[first], self.weights[first]), first
-
-
-@dataclass(frozen=True)
-class Users:
-    """All U profiles by position, among R recipes.
-
-    `own` holds a user's strongest recipes; `older` are the others, as user * R + recipe, in order: they are no
-    candidates, but known as seen. `cool_down`, `action`, `age` (seconds), `count`, `daytime` and the bases of
-    `interest` belong to the entries of `own`. `interest` is the (U, model rows) CSR float32 matrix of own recipes in
-    the order of the profile, without those that weigh too little to matter; `interest_entry` is the entry of `own`
-    behind each of its values.
-    """
-
-    own: Lists
-    older: Ints
-    cool_down: Floats
-    action: Ints
-    age: Floats
-    count: Floats
-    daytime: Floats
-    session: Floats
-    steady: Floats
-    newest: Floats
-    leftovers: Lists
-    tastes: Lists
-    external: Lists
-    interest: Any
-    interest_entry: Ints
-
-    @classmethod
-    def of(
-        cls,
-        profiles: pa.Table,
-        catalogue: Catalogue,
-        recipes: Recipes,
-        weights: Weights,
-        suggestions: pa.Table | None = None,
-    ) -> "Users":
-        whole = Lists.of(profiles["recipe_ids"], profiles["recipe_weights"], catalogue.recipe_ids)
-        own, first = whole.split(weights.candidates.own)
-        row = np.repeat(np.arange(len(profiles)), np.diff(own.offsets))
-        action = positions(flat(profiles["recipe_actions"]), ACTIONS)[first]
-        age = to_numpy(flat(profiles["recipe_ages"]), 0.0)[first]
-        count = to_numpy(flat(profiles["recipe_counts"]), 0.0)[first]
-        counts = own.weights > 0
-        told = np.append([getattr(weights.actions, name) for name in ACTION_OF_EVENT], 0.0)[action] * counts
-        session, steady = told / (1 + age / _SECONDS_A_MINUTE), told * count
-        interest = weights.interest.recent * own.weights
-        interest += weights.interest.session * session + weights.interest.steady * steady
-        newest = _newest(row, age, len(profiles))
-        interest += weights.interest.newest * newest * told
-
-        model_row = np.append(recipes.model_row, -1)[own.values]
-        strongest = _of_each(np.maximum, row, interest, len(profiles), 0.0)
-        enough = interest >= np.maximum(weights.profile.least_share * strongest[row], np.finfo(np.float32).tiny)
-        entry = np.flatnonzero((model_row >= 0) & enough)
-        offsets = starts(np.bincount(row[entry], minlength=len(profiles)))
-        return cls(
-            own=own,
-            older=_others(whole, first, len(catalogue.recipe_ids)),
-            cool_down=to_numpy(flat(profiles["cooldowns"]), 1.0)[first],
-            action=action,
-            age=age,
-            count=count,
-            daytime=to_numpy(flat(profiles["recipe_daytimes"]), 0.0)[first],
-            session=session,
-            steady=steady,
-            newest=newest,
-            leftovers=Lists.of(profiles["ingredients"], profiles["ingredient_weights"], catalogue.ingredients),
-            tastes=Lists.of(profiles["tastes"], profiles["taste_weights"], catalogue.tags),
-            external=_suggested(suggestions, profiles, catalogue),
-            interest=csr(interest[entry].astype(np.float32), model_row[entry], offsets, len(recipes.of_model)),
-            interest_entry=entry,
+        is_first = np.arange(len(row)) - offsets[row] < weights.candidates.own
+        is_older = ~is_first & (own >= 0)
+        older_offsets, older = starts(np.bincount(row[is_older], minlength=len(sizes))), own[is_older]
+        offsets = starts(np.minimum(sizes, weights.candidates.own))
+        own, weight, action, cool_down, age, count, daytime = (
+            values[is_first] for values in (own, weight, action, cool_down, age, count, daytime)
         )
 
-    def seen_longer_ago(self, chunk: tuple[int, int], recipe: Ints, size: int) -> Bools:
-        """(chunk, N) which of (chunk or 1, N) recipes each user of the chunk has among the `older` ones."""
-        user = np.arange(*chunk)[:, None]
-        first, last = np.searchsorted(self.older, np.array(chunk) * size)
-        known, keys = self.older[first:last], user * size + recipe
-        if not len(known):
-            return np.zeros(keys.shape, dtype=bool)
-        at = np.minimum(np.searchsorted(known, keys.ravel()), len(known) - 1)
-        found: Bools = (known[at] == keys.ravel()).reshape(keys.shape) & (recipe >= 0)
-        return found
+    entries = len(own)
+    interest, bases = np.empty(entries, np.float32), np.empty((len(PARTS), entries), np.float32)
+    interest_offsets = np.zeros(len(offsets), np.int64)
+    interest_entry, interest_row = np.empty(entries, np.int64), np.empty(entries, np.int64)
+    compiled(lists.interests)(
+        offsets,
+        own,
+        action,
+        weight,
+        age,
+        count,
+        recipes.model_row,
+        np.append([getattr(weights.actions, name) for name in ACTION_OF_EVENT], 0.0),
+        np.array([getattr(weights.interest, name) for name in PARTS]),
+        weights.profile.least_share,
+        interest_offsets,
+        interest_entry,
+        interest_row,
+        interest,
+        bases,
+    )
+    leftover_offsets, leftovers = unrolled(profiles["ingredients"])
+    taste_offsets, tastes = unrolled(profiles["tastes"])
+    external_offsets, external, suggestion = _suggested(suggestions, profiles, catalogue)
+    return UserArrays(
+        own_offsets=offsets,
+        own=own,
+        cool_down=cool_down,
+        age=age,
+        counted=count,
+        daytime=daytime,
+        action=action,
+        older_offsets=older_offsets,
+        older=older,
+        interest_offsets=interest_offsets,
+        interest_entry=interest_entry,
+        interest_row=interest_row,
+        interest=interest,
+        bases=bases,
+        leftover_offsets=leftover_offsets,
+        leftover=catalogue.ingredient_vocabulary.find(leftovers),
+        left=to_numpy(flat(profiles["ingredient_weights"]), 0.0),
+        taste_offsets=taste_offsets,
+        taste=catalogue.tag_vocabulary.find(tastes),
+        liking=to_numpy(flat(profiles["taste_weights"]), 0.0),
+        external_offsets=external_offsets,
+        external=external,
+        suggestion=suggestion,
+    )
 
-    def interest_by(self, values: Floats) -> Any:
-        """The matrix `interest` with other values of the same entries.
 
-        None is 0, since the product leaves sums of 0 out.
-        """
-        return csr(
-            np.maximum(values[self.interest_entry], _ALMOST_NOTHING).astype(np.float32),
-            self.interest.indices,
-            self.interest.indptr,
-            self.interest.shape[1],
-        )
-
-
-class Attributes:
-    """What the users of a chunk have to do with recipes' main ingredients and authors.
-
-    `left` and `liked` are (chunk, columns): how much of an ingredient is left over, and the share of a user's strongest
-    recipes that use it; `worth` is their weighted sum. Column 0 is for ingredients nobody in the chunk has to do with.
-    `writer` and `writing` are (chunk, STRONGEST_OWN): authors of the strongest recipes, and the share of each recipe.
-    """
-
-    def __init__(
-        self, catalogue: Catalogue, weights: Weights, leftovers: tuple[Ints, Floats], own: tuple[Ints, Floats]
-    ) -> None:
-        """Of (chunk, I) leftovers and (chunk, N) own recipes with their counts, filled up with -1."""
-        self.main, self.author = catalogue.main_ingredients, catalogue.author
-        (ingredient, left), recipe, count = leftovers, own[0][:, :STRONGEST_OWN], own[1][:, :STRONGEST_OWN]
-        known = recipe >= 0
-        share = count * known
-        share /= np.maximum(share.sum(axis=1, keepdims=True), np.finfo(float).tiny)
-        self.strongest = recipe
-        self.writer, self.writing = np.where(known, self.author[recipe], -1), share
-
-        left_row, left_at = np.nonzero(ingredient >= 0)
-        main = np.where(known[..., None], self.main[recipe], -1)
-        own_row, own_at, place = np.nonzero(main >= 0)
-        found = np.concatenate([ingredient[left_row, left_at], main[own_row, own_at, place]])
-        self.column = np.zeros(len(catalogue.ingredients) + 1, np.int64)
-        self.column[found] = 1
-        present = np.flatnonzero(self.column)
-        self.column[present] = np.arange(1, len(present) + 1)
-        width = len(present) + 1
-        column = self.column[found]
-        leaving = left_row * width + column[: len(left_row)], left[left_row, left_at]
-        liking = own_row * width + column[len(left_row) :], share[own_row, own_at]
-        self.left, self.liked, self.worth = np.zeros((3, len(recipe), width))
-        np.add.at(self.left.ravel(), *leaving)
-        np.add.at(self.liked.ravel(), *liking)
-        np.add.at(self.worth.ravel(), leaving[0], weights.blend.leftovers * leaving[1])
-        np.add.at(self.worth.ravel(), liking[0], weights.blend.ingredients * liking[1])
-        self.authors = weights.blend.authors
-
-    def score(self, row: Ints, recipe: Ints) -> Floats:
-        """What ingredients and author add to pairs of users and recipes, arrays that broadcast to one shape."""
-        total = self.ingredients(self.worth, row, recipe)
-        if self.authors:
-            total += self.authors * self.by_author(row, recipe)
-        return total
-
-    def ingredients(self, table: Floats, row: Ints, recipe: Ints) -> Floats:
-        """Sum over the main ingredients of each recipe of what `table` says of them."""
-        if table.shape[1] == 1:
-            return np.zeros(np.broadcast_shapes(row.shape, recipe.shape))
-        place = row * table.shape[1]
-        columns = self.column.take(self.main.take(recipe, axis=0))
-        flat = table.ravel()
-        total: Floats = flat.take(columns[..., 0] + place)
-        for nth in range(1, columns.shape[-1]):
-            total += flat.take(columns[..., nth] + place)
-        return total
-
-    def by_author(self, row: Ints, recipe: Ints) -> Floats:
-        """The share of the user's strongest recipes that are of the recipe's author."""
-        author = self.author.take(recipe)
-        total: Floats = np.zeros(np.broadcast_shapes(row.shape, recipe.shape))
-        for nth in range(self.writer.shape[1]):
-            writer = self.writer[:, nth].take(row)
-            total += np.where((author == writer) & (writer >= 0), self.writing[:, nth].take(row), 0.0)
-        return total
-
-    def alike(self, row: Ints, recipe: Ints) -> Ints:
-        """(N,) the place in the profile of the strongest recipe that shares author or a main ingredient; else -1."""
-        own = self.strongest[row]
-        main, others = self.main[recipe][:, None, :, None], self.main[own][:, :, None, :]
-        shared = ((main == others) & (main >= 0)).any(axis=(2, 3))
-        shared |= (self.author[recipe][:, None] == self.author[own]) & (self.author[recipe] >= 0)[:, None]
-        shared &= own >= 0
-        place: Ints = np.where(shared.any(axis=1), shared.argmax(axis=1), -1)
-        return place
-
-    def strongest_leftover(self, row: Ints, recipe: Ints) -> Ints:
-        """(N,) the main ingredient of each recipe that its user has most of left."""
-        main = self.main[recipe]
-        most = self.left[row[:, None], self.column[main]].argmax(axis=1)
-        return np.take_along_axis(main, most[:, None], axis=1)[:, 0]
+def scratch_for(recipes: RecipeArrays) -> Scratch:
+    """What one thread needs to rank among these recipes."""
+    rows, ingredients = len(recipes.of_model), len(recipes.by_ingredient)
+    strength = np.zeros(rows, np.float32)
+    return Scratch(
+        strength=strength,
+        strength_bits=strength.view(np.int32),
+        touched=np.empty(rows + 1, np.int32),
+        keys=np.empty(rows + 1, np.int64),
+        at=np.zeros(len(recipes.listable), np.int32),
+        affinity=np.zeros(recipes.pattern.max(initial=0) + 1),
+        left=np.zeros(ingredients),
+        liked=np.zeros(ingredients),
+        writer=np.zeros(STRONGEST_OWN, np.int64),
+        writing=np.zeros(STRONGEST_OWN),
+        largest=np.zeros(3),
+    )
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """The scored candidates of one chunk of users: S personal ones each, and after them the P of the pool all share.
+    """The scored candidates of users `start` .. `end` - 1: of each its own recipes, those that follow them, the
+    suggested ones, those of its tastes and leftovers, and the pool of all, every one once.
 
-    `score`, `valid` and `slot` are (chunk, S + P); pool recipes that are personal ones too are valid once. `slot` is
-    the place in the profile; places have two spare columns: the last but one is that of recipes seen longer ago, the
-    last, and every number above, that of others. What the sources are computed
-    from stays at hand, unweighted: `rule` and `external` of each personal candidate, `repeats`, `daytime`, `cool_down`
-    and `age` of each place in the profile, `affinity` to each tag pattern, and `attributes`. `parts` are the strengths
-    of the followers by each base of `interest` (model.py), (chunk, S, parts), if they were asked for.
+    `table` holds what the sources are computed from; `parts` the strengths of the followers by each base of interest
+    (model.py), (parts, chunk * width), if they were asked for. Places in the profile, as `place` and the columns of
+    `cool_down` and `age` have them, have two more columns: the last but one is that of recipes seen longer ago, the
+    last that of others.
     """
 
-    recipe: Ints
-    valid: Bools
-    score: Floats
-    slot: Ints
-    rule: Floats
-    external: Floats | None
-    parts: Floats | None
-    strength: Floats
-    repeats: Floats
-    daytime: Floats
-    cool_down: Floats
-    age: Floats
-    affinity: Floats
-    taste: Ints
-    liking: Floats
-    attributes: Attributes
+    start: int
+    end: int
+    users: UserArrays
+    table: CandidateTable
+    parts: FloatTable
+    scratch: Scratch
 
     @property
-    def personal(self) -> int:
-        """How many columns are of each user's own candidates."""
-        return int(self.rule.shape[1])
+    def recipe(self) -> IntTable:
+        """(chunk, width) recipes, -1 beyond the candidates of a user."""
+        return self.table.recipe
+
+    @property
+    def score(self) -> FloatTable:
+        """(chunk, width)."""
+        return self.table.score
+
+    @cached_property
+    def valid(self) -> Bools:
+        """(chunk, width) where there is a candidate."""
+        is_there: Bools = self.table.recipe >= 0
+        return is_there
 
     def place(self, row: Ints, column: Ints) -> Ints:
-        """Place in the profile of N candidates, the last, which is empty, for those that are not in it."""
-        place: Ints = np.minimum(_at(self.slot, row, column), self.repeats.shape[1] - 1)
-        return place
+        """(N,) place in the profile of N candidates."""
+        place = self.table.place[row, column]
+        return np.where(place >= 0, place, self.cool_down.shape[1] + place)
+
+    @cached_property
+    def cool_down(self) -> FloatTable:
+        """(chunk, places)."""
+        return self._of_profiles(self.users.cool_down, 1.0)
+
+    @cached_property
+    def age(self) -> FloatTable:
+        """(chunk, places) seconds since each own recipe's newest behaviour."""
+        return self._of_profiles(self.users.age, np.inf)
+
+    def _of_profiles(self, values: Floats, missing: float) -> FloatTable:
+        offsets = self.users.own_offsets[self.start : self.end + 1]
+        return padded(np.diff(offsets), values[offsets[0] : offsets[-1]], missing, spare=2)
 
 
 def score_candidates(
-    catalogue: Catalogue,
-    recipes: Recipes,
-    users: Users,
+    recipes: RecipeArrays,
+    users: UserArrays,
     weights: Weights,
+    scratch: Scratch,
     chunk: tuple[int, int],
     *,
     with_parts: bool = False,
@@ -429,148 +378,67 @@ def score_candidates(
     leftovers, an external recommender. Cool-down makes nothing better: a sum below 0 stays as it is.
     """
     start, end = chunk
-    blend, few = weights.blend, weights.candidates.strongest
-    user = np.arange(end - start)[:, None]
-    own = users.own.column(start, end, users.own.values, -1, _SPARE)
-    count = users.own.column(start, end, users.count, 0.0, _SPARE)
-    cool_down = users.own.column(start, end, users.cool_down, 1.0, _SPARE)
-    repeats, daytime = to_one(count), to_one(users.own.column(start, end, users.daytime, 0.0, _SPARE))
-    follower, strength, parts = _followers(users, recipes, weights.candidates.rules, chunk, with_parts)
-    taste, liking = users.tastes.table(start, end)
-    affinity = to_one(_affinity(taste, liking, catalogue))
-    leftovers = users.leftovers.table(start, end)
-    attributes = Attributes(catalogue, weights, leftovers, (own, count))
-    suggested, suggestion = users.external.table(start, end)
-    by_taste = recipes.by_tag[taste[:, :few]].reshape(end - start, -1)
-    by_leftover = recipes.by_ingredient[leftovers[0][:, :few]].reshape(end - start, -1)
-    merged = _Merged.of([own, follower, suggested, by_taste, by_leftover])
-    recipe, slot = merged.recipe, merged.slot
-    valid = merged.is_first & recipes.listable.take(recipe)
-    pool_slot = np.full((end - start, len(recipes.pool)), own.shape[1])
-    if len(users.older):
-        longer_ago = users.seen_longer_ago(chunk, recipe, len(recipes.listable))
-        slot = np.where(longer_ago & (slot >= own.shape[1]), own.shape[1] - _SPARE, slot)
-        pool_slot[users.seen_longer_ago(chunk, recipes.pool[None, :], len(recipes.listable))] -= _SPARE
+    rules = weights.candidates
+    table = candidate_table(recipes, users, weights, chunk, end - start)
+    size, width = table.recipe.shape
+    parts = np.zeros((len(PARTS), size * width if with_parts else 0))
+    compiled(lists.score_candidates)(
+        start,
+        end,
+        recipes,
+        users,
+        blend_weights(weights),
+        rules.rules,
+        rules.strongest,
+        scratch,
+        table,
+        parts,
+        int(with_parts),
+    )
+    return Candidates(start, end, users, table, parts, scratch)
 
-    rule = merged.spread(to_one(strength), own.shape[1])
-    external = None
-    score = recipes.prior.take(recipe) + blend.rules * rule
-    if suggested.shape[1] > 1:
-        external = merged.spread(to_one(suggestion), own.shape[1] + follower.shape[1])
-        score += blend.external * external
-    weighed = blend.taste * affinity
-    score += weighed.take(catalogue.pattern.take(recipe) + user * affinity.shape[1])
-    score += attributes.score(user, recipe)
-    row, at = np.nonzero(valid & (slot < own.shape[1]))
-    place = slot[row, at]
-    total = score[row, at] + blend.repeats * repeats[row, place] + blend.daytime * daytime[row, place]
-    score[row, at] = np.where(total > 0, total * cool_down[row, place], total) + blend.seen
 
-    pool_score = recipes.prior[recipes.pool] + weighed.take(catalogue.pattern[recipes.pool], axis=1)
-    pool_score += attributes.score(user, recipes.pool[None, :])
-    pool_score += blend.seen * (pool_slot < own.shape[1])
-    pool_valid = np.ones(pool_score.shape, dtype=bool)
-    column = recipes.pool_column.take(recipe)
-    row, at = np.nonzero(valid & (column >= 0))
-    pool_valid[row, column[row, at]] = False
-    return Candidates(
-        recipe=np.concatenate([recipe, np.broadcast_to(recipes.pool, pool_score.shape)], axis=1),
-        valid=np.concatenate([valid, pool_valid], axis=1),
-        score=np.concatenate([score, pool_score], axis=1),
-        slot=np.concatenate([slot, pool_slot], axis=1),
-        rule=rule,
-        external=external,
-        parts=np.stack([merged.spread(to_one(part), own.shape[1]) for part in parts], axis=-1) if parts else None,
-        strength=strength.max(axis=1, initial=0),
-        repeats=repeats,
-        daytime=daytime,
-        cool_down=cool_down,
-        age=users.own.column(start, end, users.age, np.inf, _SPARE),
-        affinity=affinity,
-        taste=taste,
-        liking=liking,
-        attributes=attributes,
+def candidate_table(
+    recipes: RecipeArrays, users: UserArrays, weights: Weights, chunk: tuple[int, int], size: int
+) -> CandidateTable:
+    """A table of `size` rows, each wide enough for the candidates of any user of a chunk."""
+    start, end = chunk
+    rules = weights.candidates
+    own, external = (
+        int(np.diff(offsets[start : end + 1]).max(initial=0)) for offsets in (users.own_offsets, users.external_offsets)
+    )
+    width = own + rules.rules + external + len(recipes.pool) + 2 * rules.strongest * rules.each
+    return CandidateTable(
+        sizes=np.empty(size, np.int64),
+        recipe=np.empty((size, width), np.int64),
+        place=np.empty((size, width), np.int32),
+        score=np.empty((size, width)),
+        rule=np.empty((size, width)),
+        external=np.empty((size, width)),
+        strength=np.empty(size),
     )
 
 
-@dataclass(frozen=True)
-class _Merged:
-    """What several sources put forward, (chunk, S): sorted by recipe, then source.
-
-    The first of a run of equal recipes stands for all (`is_first`; `again` tells, from the second column on, the
-    others): the user's own entry comes before that of the rules, which comes before the suggested one and the rest.
-    `slot` is the column in which the recipe was put forward.
-    """
-
-    recipe: Ints
-    slot: Ints
-    is_first: Bools
-    again: Bools
-
-    @classmethod
-    def of(cls, blocks: Sequence[Ints]) -> "_Merged":
-        """Of blocks of columns, one a source, filled up with -1."""
-        keys = np.concatenate(blocks, axis=1) << SLOT_BITS
-        keys |= np.arange(keys.shape[1])
-        keys.sort(axis=1)
-        recipe = keys >> SLOT_BITS
-        again = recipe[:, 1:] == recipe[:, :-1]
-        is_first = recipe >= 0
-        is_first[:, 1:] &= ~again
-        return cls(recipe, keys & SLOTS, is_first, again)
-
-    def spread(self, values: Floats, first: int) -> Floats:
-        """Values of the block that begins at slot `first`, each at the entry that stands for its recipe.
-
-        At most two blocks that can hold the same recipe come before one whose values are spread.
-        """
-        width = self.slot.shape[1]
-        table: Any = np.zeros(self.slot.shape)
-        table[:, first : first + values.shape[1]] = values
-        table = table.take(self.slot + np.arange(len(table))[:, None] * width)
-        moved = table
-        for _ in range(2):
-            moved = moved[:, 1:] * self.again[:, : moved.shape[1] - 1]
-            table[:, : moved.shape[1]] += moved
-        spread: Floats = table
-        return spread
-
-
-def source_values(  # noqa: PLR0917 - whose values, and of what
-    catalogue: Catalogue,
-    recipes: Recipes,
+def source_values(
+    recipes: RecipeArrays,
     candidates: Candidates,
     row: Ints,
     column: Ints,
     names: Sequence[str] = SOURCES,
 ) -> Floats:
     """(N, names) unweighted values of these SOURCES of N candidates, before cool-down."""
-    recipe, attributes = _at(candidates.recipe, row, column), candidates.attributes
-    personal = np.minimum(column, candidates.personal - 1)
-    is_personal = column < candidates.personal
-    place = candidates.place(row, column)
-    external = candidates.external
-    values: dict[str, Callable[[], Floats]] = {
-        "rules": lambda: _at(candidates.rule, row, personal) * is_personal,
-        "live_popularity": lambda: recipes.live.take(recipe),
-        "trained_popularity": lambda: recipes.trained.take(recipe),
-        "standing_popularity": lambda: recipes.standing.take(recipe),
-        "taste": lambda: _at(candidates.affinity, row, catalogue.pattern.take(recipe)),
-        "ingredients": lambda: attributes.ingredients(attributes.liked, row, recipe),
-        "authors": lambda: attributes.by_author(row, recipe),
-        "fresh": lambda: recipes.newness.take(recipe),
-        "repeats": lambda: _at(candidates.repeats, row, place),
-        "daytime": lambda: _at(candidates.daytime, row, place),
-        "seen": lambda: (place < candidates.repeats.shape[1] - 1).astype(np.float64),
-        "leftovers": lambda: attributes.ingredients(attributes.left, row, recipe),
-        "external": lambda: np.zeros(len(row)) if external is None else _at(external, row, personal) * is_personal,
-    }
-    return np.stack([values[name]() for name in names], axis=1)
-
-
-def _at(table: Any, row: Ints, column: Ints) -> Any:
-    """(N,) table[row, column], in half the time."""
-    return table.ravel().take(row * table.shape[1] + column)
+    values = np.empty((len(row), len(SOURCES)))
+    compiled(lists.source_values)(
+        candidates.start,
+        np.ascontiguousarray(row),
+        np.ascontiguousarray(column),
+        recipes,
+        candidates.users,
+        candidates.scratch,
+        candidates.table,
+        values,
+    )
+    return values if tuple(names) == SOURCES else values[:, [SOURCES.index(name) for name in names]]
 
 
 def blend_weights(weights: Weights, names: Sequence[str] = SOURCES) -> Floats:
@@ -578,82 +446,19 @@ def blend_weights(weights: Weights, names: Sequence[str] = SOURCES) -> Floats:
     return np.array([getattr(weights.blend, name) for name in names])
 
 
-def _followers(
-    users: Users, recipes: Recipes, most: int, chunk: tuple[int, int], with_parts: bool
-) -> tuple[Ints, Floats, list[Floats] | None]:
-    """Recipes that follow the users' own ones, (chunk, at most `most`) each: recipe or -1, strength, and its parts.
-
-    The strongest ones of the sparse product. Positive floats keep their order when read as whole numbers, so one
-    number holds strength and, to break ties, position. Products of matrices with equal patterns come in one order, so
-    the strengths by other bases of interest stand where the main one does.
-    """
-    start, end = chunk
-    if recipes.neighbours is None:
-        empty = np.zeros((end - start, 0))
-        return empty.astype(np.int64), empty, [empty] * len(PARTS) if with_parts else None
-    (offsets, column, value), last = product(users.interest[start:end], recipes.neighbours), len(recipes.of_model) - 1
-    sizes = np.diff(offsets)
-    keys = value.view(np.int32).astype(np.int64) << 32
-    keys |= last - column
-    table = padded(sizes, keys, -1)
-    at = None
-    if table.shape[1] > most:
-        if with_parts:
-            at = np.argpartition(table, table.shape[1] - most, axis=1)[:, -most:]
-            table = np.take_along_axis(table, at, axis=1)
-        else:
-            table.partition(table.shape[1] - most, axis=1)
-            table = table[:, -most:]
-    recipe = np.append(recipes.of_model, -1)[np.where(table >= 0, last - (table & 0xFFFFFFFF), -1)]
-    strength = (table >> 32).astype(np.int32).view(np.float32).astype(np.float64)
-    parts = None
-    if with_parts:
-        parts = []
-        for values in (users.own.weights, users.session, users.steady, users.newest):
-            part = padded(sizes, product(users.interest_by(values)[start:end], recipes.neighbours)[2], 0.0)
-            part = part if at is None else np.take_along_axis(part, at, axis=1)
-            parts.append(np.where((recipe >= 0) & (part > 1e5 * _ALMOST_NOTHING), part, 0.0).astype(np.float64))
-    return recipe, np.where(recipe >= 0, strength, 0.0), parts
-
-
-PARTS = ("recent", "session", "steady", "newest")
-"""The bases that strengths of followers are split by: those of weights.Interest."""
-
-
-def _others(lists: Lists, taken: Bools, size: int) -> Ints:
-    """The known entries not taken, as user * size + value, in order."""
-    row = np.repeat(np.arange(len(lists.offsets) - 1), np.diff(lists.offsets))
-    left = ~taken & (lists.values >= 0)
-    return np.sort(row[left] * size + lists.values[left])
-
-
-def _newest(row: Ints, age: Floats, users: int) -> Floats:
-    """(entries of own,) 1 for the recipe of each user's newest behaviour, the strongest of equals, else 0."""
-    newest = np.zeros(len(row))
-    at = np.flatnonzero(age == _of_each(np.minimum, row, age, users, np.inf)[row])
-    newest[at[np.diff(row[at], prepend=-1) > 0]] = 1.0
-    return newest
-
-
-def _of_each(combine: np.ufunc, row: Ints, values: Floats, users: int, nothing: float) -> Floats:
-    """(users,) the entries of each user combined; their rows ascend."""
-    result = np.full(users, nothing)
-    first = np.flatnonzero(np.diff(row, prepend=-1))
-    if len(first):
-        result[row[first]] = combine.reduceat(values, first)
-    return result
-
-
-def _suggested(suggestions: pa.Table | None, profiles: pa.Table, catalogue: Catalogue) -> Lists:
-    """Suggestions of an external recommender in the order of the profiles; unknown recipes are -1."""
+def _suggested(suggestions: pa.Table | None, profiles: pa.Table, catalogue: Catalogue) -> tuple[Ints, Ints, Floats]:
+    """(U + 1,) offsets, recipes and scores that an external recommender suggests to each profile; unknown recipes and
+    those without a score are left out."""
+    nothing = np.zeros(len(profiles) + 1, np.int64), np.zeros(0, np.int64), np.zeros(0)
     if suggestions is None or not len(suggestions):
-        return Lists.none(len(profiles))
+        return nothing
     at = positions(profiles["user_id"], strings(suggestions["user_id"]))
     rows: Any = suggestions.take(np.where(at >= 0, at, 0))
-    lists = Lists.of(rows["recipe_ids"], rows["scores"], catalogue.recipe_ids)
-    row = np.repeat(np.arange(len(profiles)), np.diff(lists.offsets))
-    kept = (at[row] >= 0) & (lists.values >= 0) & (lists.weights > 0)
-    return Lists(starts(np.bincount(row[kept], minlength=len(profiles))), lists.values[kept], lists.weights[kept])
+    offsets, texts = unrolled(rows["recipe_ids"])
+    recipe, score = catalogue.index_of(texts), to_numpy(flat(rows["scores"]), 0.0)
+    row = np.repeat(np.arange(len(profiles)), np.diff(offsets))
+    kept = (at[row] >= 0) & (recipe >= 0) & (score > 0)
+    return starts(np.bincount(row[kept], minlength=len(profiles))), recipe[kept], score[kept]
 
 
 def _excluded(catalogue: Catalogue, weights: Weights) -> Bools:
@@ -671,37 +476,14 @@ def _excluded(catalogue: Catalogue, weights: Weights) -> Bools:
     return excluded
 
 
-def _affinity(taste: Ints, liking: Floats, catalogue: Catalogue) -> Floats:
-    """(chunk, patterns) likeness of each user's tastes to each set of tags: shares summed / root of the set's size."""
-    row, at = np.nonzero(taste >= 0)
-    offsets = starts(np.bincount(row, minlength=len(taste)))
-    shares = csr(liking[row, at], taste[row, at], offsets, len(catalogue.tags))
-    likeness: Floats = (shares @ catalogue.patterns.T).toarray()
-    return likeness
-
-
-def to_one(table: Floats) -> Floats:
-    """Each row divided by its largest value."""
-    largest = table.max(axis=1, keepdims=True, initial=0)
-    return table / np.where(largest > 0, largest, 1)
-
-
-def _scaled_root(recipe: Ints, count: Floats, alive: Bools) -> Floats:
-    """(R,) square root of each listable recipe's count, the largest being 1; unknown recipes are left out."""
+def _total(recipe: Ints, count: Floats, size: int) -> Floats:
+    """(size,) counts above 0 of each recipe; unknown recipes are left out."""
     known = (recipe >= 0) & (count > 0)
-    total = np.bincount(recipe[known], weights=count[known], minlength=len(alive)) * alive
-    scaled: Floats = np.sqrt(total / max(total.max(initial=0), np.finfo(float).tiny))
+    return np.bincount(recipe[known], weights=count[known], minlength=size).astype(np.float64)
+
+
+def _scaled_root(total: Floats, listable: Bools) -> Floats:
+    """(R,) square root of each listable recipe's count, the largest being 1."""
+    counted = total * listable
+    scaled: Floats = np.sqrt(counted / max(counted.max(initial=0), np.finfo(float).tiny))
     return scaled
-
-
-def _best_of_each(group: Ints, recipe: Ints, groups: int, best: Ints, each: int) -> Ints:
-    """(groups + 1, each) the best recipes of each group, from (group, recipe) pairs and living recipes, best first."""
-    place = np.full(max(recipe.max(initial=-1), best.max(initial=-1)) + 1, -1)
-    place[best] = np.arange(len(best))
-    living = place[recipe] >= 0
-    keys = np.sort(group[living] * max(len(best), 1) + place[recipe[living]])
-    group, order = np.divmod(keys, max(len(best), 1))
-    nth = np.arange(len(group)) - starts(np.bincount(group, minlength=groups))[group]
-    table = np.full((groups + 1, each), -1)
-    table[group[nth < each], nth[nth < each]] = best[order[nth < each]]
-    return table

@@ -124,10 +124,15 @@ class Dials(_Section):
 
 
 class Diversity(_Section):
-    """Re-ranking of the `shortlist` by maximal marginal relevance; learning may give away `loss_budget` of NDCG."""
+    """Re-ranking of the `shortlist` by maximal marginal relevance.
+
+    Learning may give away `loss_budget` of NDCG for variety: surely, or, as long as lists have less intra-list
+    diversity than `least`, as far as it can tell.
+    """
 
     dials: Dials
     loss_budget: float = Field(ge=0, le=1)
+    least: float = Field(ge=0, le=1)
     shortlist: int = Field(ge=1, le=1000)
 
 

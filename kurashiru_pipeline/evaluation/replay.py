@@ -25,7 +25,7 @@ from kurashiru_pipeline.evaluation.queries import Queries
 
 UPDATES = 8
 """Buckets between two refits: popularity follows the stream this much closer than what takes longer to learn."""
-LESSONS, LESSON_SHARE = 8, 0.4
+LESSONS, LESSON_SHARE = 16, 0.7
 _EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - the kernel's moments are naive UTC
 _FADED = 40.0  # half-lives after which an event does not count
 _LATER_EVENTS = 200_000
@@ -66,7 +66,7 @@ class Pace:
         ]
 
     def lessons(self, end: int) -> list[tuple[int, int]]:
-        """Spans to learn from, in the order of time: the newest 40 % of what was before `end`, in equal numbers of
+        """Spans to learn from, in the order of time: the newest 70 % of what was before `end`, in equal numbers of
         interactions."""
         last = int(np.searchsorted(self._times, end))
         edges = np.linspace(last * (1 - LESSON_SHARE), last, LESSONS + 1).astype(int)

@@ -26,7 +26,7 @@ LENGTH = 10
 LAGS = (0.0, 1.0, 10.0, 60.0, 300.0)
 MODELS = (*VARIANTS, *BASELINES)
 _VALIDATION_REFITS, _LEAST_GROWTH = 6, 0.01
-_WINDOW_QUERIES, _EVERY_QUERY = 2_000, 10**9
+_WINDOW_QUERIES, _EVERY_QUERY = 1_500, 10**9
 
 OnProgress = Callable[[str, int, int], None]
 """Called with what is being done, the steps done, and all steps."""

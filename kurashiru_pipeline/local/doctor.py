@@ -16,17 +16,21 @@ import duckdb
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+from kurashiru_pipeline.clock import utc_now
 from kurashiru_pipeline.core.artifact import load_promoted
 from kurashiru_pipeline.environment import PROJECT_ROOT, Settings
 from kurashiru_pipeline.errors import KurashiruError
 from kurashiru_pipeline.findings import Check, Finding, examine
 from kurashiru_pipeline.local.processes import ProcessGroup, answers, require_free_port
 from kurashiru_pipeline.local.stack import AWS, DAGSTER, Service
+from kurashiru_pipeline.warehouse.base import storage_findings
 from kurashiru_pipeline.warehouse.ducklake import attach, connect
+from kurashiru_pipeline.warehouse.ducklake_upkeep import read_state
 
 FREE_BYTES_WANTED = 2 * 1024**3
 _EARLIEST_NOW = datetime(2026, 1, 1, tzinfo=UTC)
 _CLOCK_TOLERANCE = timedelta(minutes=5)
+_LONGEST_WITHOUT_UPKEEP = timedelta(days=2)
 
 
 def checks(settings: Settings) -> list[Finding]:
@@ -148,6 +152,29 @@ def _lake(name: str) -> Callable[[Settings], str]:
     return look
 
 
+def _upkeep(name: str) -> Callable[[Settings], str]:
+    def look(settings: Settings) -> str:
+        lake = settings.folder("KURASHIRU_LAKE") / name
+        if not (lake / "catalog.sqlite").exists():
+            return "not there yet"
+        try:
+            with connect() as connection:
+                attach(connection, lake, "lake", read_only=True)
+                state = read_state(connection, "lake", lake)
+        except duckdb.Error:
+            return "the lake does not open"
+        findings = storage_findings(state.snapshots, state.files)
+        waited = None if state.last is None else utc_now() - state.last.finished_at
+        if state.is_due and waited is not None and waited > _LONGEST_WITHOUT_UPKEEP:
+            findings.append(f"written since the last upkeep, {waited.days} days ago")
+        if findings:
+            raise KurashiruError("; ".join(findings))
+        since = "none yet" if waited is None else f"the last {waited.total_seconds() / 3600:.1f} h ago"
+        return f"{state.snapshots:,} snapshots, {state.files:,} files; upkeep: {since}"
+
+    return look
+
+
 def _manifest(settings: Settings) -> str:
     project = PROJECT_ROOT / "dbt_project"
     manifest = project / "target" / "manifest.json"
@@ -198,6 +225,8 @@ _CHECKS = (
     Check("landing folder", _landing, "export KURASHIRU_LANDING=<a folder you can read>"),
     Check("realtime lake", _lake("realtime"), "mv {lake} {lake}.broken && kurashiru drain"),
     Check("analytics lake", _lake("analytics"), "mv {lake}/analytics {lake}/analytics.broken"),
+    Check("realtime upkeep", _upkeep("realtime"), "kurashiru maintain"),
+    Check("analytics upkeep", _upkeep("analytics"), "kurashiru maintain --lake analytics"),
     Check("dbt manifest", _manifest, "kurashiru prepare"),
     Check("model", _model, "rm {models}/promoted.json"),
     Check("emulated AWS", _service(AWS), "kurashiru down && kurashiru up"),

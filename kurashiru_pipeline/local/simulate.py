@@ -34,6 +34,7 @@ _NEW_SHARE = 0.02
 _NEW_RECIPE_SECONDS, _MAX_NEW_RECIPES = 20, 1_000
 _NEW_USER_SECONDS, _MAX_NEW_USERS = 4, 5_000
 _OLDEST_DAYS = 1_000
+_LEAST_DAYS = 0.0005  # 43 s; in a shorter time no session gets beyond its first list
 _DELETED_EVERY = 97
 _MAX_DELAY = 6 * HOUR
 _TOO_LONG = REJECT_REASONS.index("line_too_long")
@@ -76,7 +77,7 @@ def simulate(
         malformed: share of the lines that are rejected, spread over the reasons of the contract.
         late: share of the lines whose event is up to six hours older than its neighbours in the file.
         until: end of the traffic (without zone: UTC); None: the beginning of this hour. Only with `events`.
-        days: length of the traffic, at most 30. Only with `events`.
+        days: length of the traffic, 43 seconds to 30 days. Only with `events`.
         file_lines: lines in a file. Only with `events`.
         file_seconds: seconds between files. Only with `rate`.
         on_progress: called with lines written and lines to write (None when there is no end).
@@ -109,7 +110,7 @@ def simulate(
         total = int(_within("--events", events, 1, 1_000_000_000))
         arguments |= {
             "events": total,
-            "days": _within("--days", days, 0.01, 30),
+            "days": _within("--days", days, _LEAST_DAYS, 30),
             "until": end,
             "file_lines": _within("--file-lines", file_lines, 1, 1_000_000),
         }

@@ -6,7 +6,6 @@ Not here: handling of processes in general (processes.py); what the stack is use
 
 import http.client
 import os
-import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -147,7 +146,7 @@ def _up_dagster(settings: Settings, group: ProcessGroup, undo: ExitStack, on_eve
     if record is None:
         dagster_home = settings.home / "dagster"
         dagster_home.mkdir(exist_ok=True)
-        shutil.copyfile(PROJECT_ROOT / "dagster.yaml", dagster_home / "dagster.yaml")
+        write_instance(dagster_home)
         abandoned = fail_abandoned_runs(dagster_home)
         if abandoned:
             on_event(f"{DAGSTER.name}: marked {abandoned} runs of an earlier stack as failed")
@@ -188,6 +187,21 @@ def _start(
     on_event(f"{service.name}: starting")
     undo.callback(group.stop, service.name, grace_seconds=service.grace_seconds)
     return group.start(service.name, command, port=port, environ=process_environ(settings), folder=PROJECT_ROOT)
+
+
+def write_instance(dagster_home: Path) -> None:
+    """Put the project's dagster.yaml into a folder, with its history there, in the storage whose events cost least."""
+    storage = {
+        "event_log_storage": {
+            "module": "kurashiru_pipeline.runtime.event_log",
+            "class": "PooledSqliteEventLogStorage",
+            "config": {"base_dir": str(dagster_home / "history" / "runs")},
+        }
+    }
+    # JSON is YAML too.
+    added = "".join(f"\n{name}: {orjson.dumps(value).decode()}\n" for name, value in storage.items())
+    text = (PROJECT_ROOT / "dagster.yaml").read_text(encoding="utf-8")
+    (dagster_home / "dagster.yaml").write_text(text + added, encoding="utf-8")
 
 
 def process_environ(settings: Settings) -> dict[str, str]:

@@ -1,9 +1,10 @@
 """Asset checks of the near-real-time location.
 
 Here: the names of the checks, and pure functions from what a step did to a check's result.
-Not here: reading anything (assets.py hands it over); a check never changes state.
+Not here: reading anything (reports.py hands it over), or when a check is evaluated; a check never changes state.
 """
 
+import math
 from collections.abc import Mapping
 from datetime import datetime
 from typing import TypeAlias
@@ -11,6 +12,7 @@ from typing import TypeAlias
 import dagster as dg
 
 from kurashiru_pipeline import catalog
+from kurashiru_pipeline.core.backlog import Lag
 from kurashiru_pipeline.core.quality import Freshness
 from kurashiru_pipeline.realtime.ledger import Delivery
 from kurashiru_pipeline.realtime.micro_batch import Accounting, StepResult
@@ -19,7 +21,6 @@ from kurashiru_pipeline.warehouse.base import IngestionReport, LoadReport, Strea
 
 Figures: TypeAlias = Mapping[str, int | float | str]
 
-_NOTHING_TO_DO = "no micro-batch in hand"
 _LONGEST_WAIT_SECONDS = 600
 
 
@@ -45,6 +46,13 @@ def result(
         severity=dg.AssetCheckSeverity.WARN if is_warning else dg.AssetCheckSeverity.ERROR,
         description=description or None,
         metadata=dict(figures or {}),
+    )
+
+
+def nothing_to_do(key: dg.AssetCheckKey) -> dg.AssetCheckResult:
+    """Result of a check in a run that had nothing to judge by it."""
+    return dg.AssetCheckResult(
+        passed=True, asset_key=key.asset_key, check_name=key.name, description="no micro-batch to judge"
     )
 
 
@@ -83,10 +91,8 @@ def unique_ids(key: catalog.Key, row_count: int, id_count: int) -> dg.AssetCheck
     )
 
 
-def accounting(batch: Accounting | None) -> dg.AssetCheckResult:
+def accounting(batch: Accounting) -> dg.AssetCheckResult:
     """Every line read is staged, a duplicate, or rejected."""
-    if batch is None:
-        return result(catalog.STAGED_BEHAVIOR_EVENTS, "accounting", passed=True, description=_NOTHING_TO_DO)
     return result(
         catalog.STAGED_BEHAVIOR_EVENTS,
         "accounting",
@@ -120,11 +126,37 @@ def _known(figures: Mapping[str, int | datetime | None]) -> Figures:
     }
 
 
-def reject_rate(batch: Accounting | None, limit_pct: int) -> dg.AssetCheckResult:
+def keeps_up(behind: Lag, limit_seconds: int) -> dg.AssetCheckResult:
+    """What had to be left behind is not older than the limit; how long it will take to catch up."""
+    rates = {"arriving_per_second": behind.rates.arrival, "processed_per_second": behind.rates.processing}
+    figures: dict[str, int | float | str] = {"seconds_behind": round(behind.seconds, 1), "limit_seconds": limit_seconds}
+    figures |= {} if behind.lines is None else {"lines_behind": behind.lines}
+    figures |= {name: round(rate, 1) for name, rate in rates.items() if rate is not None}
+    is_late = behind.seconds > limit_seconds
+    return result(
+        catalog.STAGED_BEHAVIOR_EVENTS,
+        "keeps_up",
+        passed=not is_late,
+        is_warning=True,
+        description=f"the oldest line has waited {behind.seconds:.0f} s; caught up {in_words(behind)}"
+        if is_late
+        else "",
+        figures=figures,
+    )
+
+
+def in_words(behind: Lag) -> str:
+    """When nothing will wait any more."""
+    if behind.catch_up_seconds is None:
+        return "at a time not known yet"
+    if math.isinf(behind.catch_up_seconds):
+        return "never: more arrives than is processed"
+    return f"in about {behind.catch_up_seconds:.0f} s"
+
+
+def reject_rate(batch: Accounting, limit_pct: int) -> dg.AssetCheckResult:
     """A sudden share of rejected lines means that a producer changed."""
-    if batch is None or not batch.read_count:
-        return result(catalog.REJECTED_EVENTS, "reject_rate", passed=True, description=_NOTHING_TO_DO)
-    rate_pct = 100 * batch.rejected_count / batch.read_count
+    rate_pct = 100 * batch.rejected_count / max(batch.read_count, 1)
     return result(
         catalog.REJECTED_EVENTS,
         "reject_rate",
@@ -134,17 +166,13 @@ def reject_rate(batch: Accounting | None, limit_pct: int) -> dg.AssetCheckResult
     )
 
 
-def at_most(key: catalog.Key, name: str, value: int | None, limit: int) -> dg.AssetCheckResult:
+def at_most(key: catalog.Key, name: str, value: int, limit: int) -> dg.AssetCheckResult:
     """A figure that must not exceed a limit."""
-    if value is None:
-        return result(key, name, passed=True, description=_NOTHING_TO_DO)
     return result(key, name, passed=value <= limit, figures={"value": value, "limit": limit})
 
 
 def lists_are_whole(step: StepResult) -> dg.AssetCheckResult:
     """Every user got a list, none names a recipe twice; an empty one is worth a look (is the catalogue loaded?)."""
-    if step.batch_id is None:
-        return result(catalog.RECOMMENDATIONS, "lists_are_whole", passed=True, description=_NOTHING_TO_DO)
     is_only_empty = step.figures["repeated_recipes"] == 0 and not step.failed
     return result(
         catalog.RECOMMENDATIONS,
@@ -190,14 +218,13 @@ def external_source_answers(step: StepResult) -> dg.AssetCheckResult:
 
 def freshness_within(batch: Freshness, limit_seconds: int) -> dg.AssetCheckResult:
     """Landed file -> item readable, p95 of the micro-batch's lines."""
-    if batch.p95 is None:
-        return result(catalog.DYNAMODB_RECOMMENDATIONS, "freshness", passed=True, description=_NOTHING_TO_DO)
+    late = 0.0 if batch.p95 is None else batch.p95
     return result(
         catalog.DYNAMODB_RECOMMENDATIONS,
         "freshness",
-        passed=batch.p95 <= limit_seconds,
+        passed=late <= limit_seconds,
         is_warning=True,
-        figures={"p95_seconds": round(batch.p95, 3), "limit_seconds": limit_seconds},
+        figures={"p95_seconds": round(late, 3), "limit_seconds": limit_seconds},
     )
 
 

@@ -1,7 +1,7 @@
 """How changed lists get into DynamoDB: written by this process, or by the warehouse's external function.
 
 Here: what is sent, in which order it is recorded, and what a refused item does.
-Not here: the item's form (core/items.py, one builder for both ways), when to send (micro_batch.py), the client
+Not here: the item's form (core/items.py, which both ways follow), when to send (micro_batch.py), the client
 (serving/dynamodb.py), the other end of the external function (serving/lambda_handler.py).
 """
 
@@ -10,18 +10,22 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import islice
 from typing import Any
 
+import orjson
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from kurashiru_pipeline.core.items import Item, build_item, build_tombstone, recipe_count
+from kurashiru_pipeline.core.item_columns import encode_lists
+from kurashiru_pipeline.core.items import build_tombstone
 from kurashiru_pipeline.environment import Settings
 from kurashiru_pipeline.errors import ConfigurationError, TransientError
 from kurashiru_pipeline.realtime.ledger import BEGINNING, Delivery, MicroBatch
 from kurashiru_pipeline.serving.dynamodb import RecommendationTable
 from kurashiru_pipeline.warehouse.base import Transaction, Warehouse
 
-_DIRECT_CHUNK = 5_000
+_DIRECT_CHUNK = 10_000
 _CALLS = 5
 _FIRST_WAIT_SECONDS = 1.0
 
@@ -49,75 +53,95 @@ class Deliverer(ABC):
 
     def _strangers(self) -> list[str]:
         """Users with an item in a table we did not write (restored from a backup, say), but without a list."""
-        known = set(_values(self._warehouse.fetch("listed_users"), "user_id"))
-        return [user for user, _, is_deleted in self._table.keys_and_versions() if not is_deleted and user not in known]
+        strangers: list[str] = []
+        items = (user for user, _, is_deleted in self._table.keys_and_versions() if not is_deleted)
+        while users := list(islice(items, _DIRECT_CHUNK)):
+            known = set(_values(self._warehouse.fetch("listed_users", user_ids=users), "user_id"))
+            strangers += [user for user in users if user not in known]
+        return strangers
 
 
 class DirectDeliverer(Deliverer):
     """Items built and written here, in chunks, each recorded once it has arrived."""
 
     def deliver(self, batch: MicroBatch, *, is_resend: bool, on_progress: Progress | None = None) -> Delivery:
-        changed = self._warehouse.fetch(
-            "changed_items",
-            batch_id=batch.batch_id,
-            is_resend=is_resend,
-            refresh_before=batch.staged_at - self._lifetime / 2,
-        )
-        gone = _values(self._warehouse.fetch("erased_items", batch_id=batch.batch_id), "user_id")
-        if is_resend:
-            gone += self._strangers()
-        expires_at = batch.staged_at + self._lifetime
-        outgoing = [
-            *_items(changed, batch, expires_at),
-            *(_tombstone(user_id, batch, expires_at) for user_id in gone),
-        ]
-        tombstones = sum(entry.is_tombstone for entry in outgoing)
-        requests = retries = 0
+        done = tombstones = requests = retries = dropped = 0
         refused: list[tuple[str, str]] = []
-        for start in range(0, len(outgoing), _DIRECT_CHUNK):
-            chunk = outgoing[start : start + _DIRECT_CHUNK]
-            report = self._table.write([entry.item for entry in chunk])
-            failed = {user_id for user_id, _ in report.failed}
-            self._record([entry for entry in chunk if entry.user_id not in failed])
-            requests += report.requests
-            retries += report.retries
-            refused += [(user_id, error) for user_id, error in report.failed if user_id in report.refused]
+        for chunk in self._chunks(batch, is_resend=is_resend):
+            report = self._table.write_encoded(chunk.items)
+            self._record(chunk.deliveries, {user_id for user_id, _ in report.failed})
             unsent = [(user_id, error) for user_id, error in report.failed if user_id not in report.refused]
             if unsent:
                 user_id, error = unsent[0]
                 message = (
-                    f"{len(unsent)} of {len(chunk)} items could not be written to DynamoDB table {self._table.name} "
-                    f"(first: {user_id}: {error}); the rest is recorded, the next run sends these again"
+                    f"{len(unsent)} of {len(chunk.items)} items could not be written to DynamoDB table "
+                    f"{self._table.name} (first: {user_id}: {error}); the rest is recorded, the next run sends "
+                    "these again"
                 )
                 raise TransientError(message)
+            refused += report.failed
+            requests += report.requests
+            retries += report.retries
+            tombstones += chunk.tombstone_count
+            dropped += chunk.dropped_recipe_count
+            done += len(chunk.items)
             if on_progress is not None:
-                on_progress(start + len(chunk), len(outgoing))
+                on_progress(done, done + chunk.waiting_count)
         return Delivery(
             batch_id=batch.batch_id,
-            changed_count=len(outgoing) - tombstones - len(refused),
+            changed_count=done - tombstones - len(refused),
             tombstone_count=tombstones,
             request_count=requests,
             retry_count=retries,
-            dropped_recipe_count=sum(entry.dropped_recipe_count for entry in outgoing),
+            dropped_recipe_count=dropped,
             refused=tuple(refused),
             is_resend=is_resend,
         )
 
-    def _record(self, delivered: list["_Outgoing"]) -> None:
-        if not delivered:
-            return
-        table = pa.table(
-            {
-                "user_id": pa.array([entry.user_id for entry in delivered], pa.string()),
-                "version": pa.array([entry.version for entry in delivered], pa.int64()),
-                "content_hash": pa.array([entry.content_hash for entry in delivered], pa.string()),
-                "is_tombstone": pa.array([entry.is_tombstone for entry in delivered], pa.bool_()),
-            }
+    def _chunks(self, batch: MicroBatch, *, is_resend: bool) -> Iterator["_Outgoing"]:
+        expires_at = batch.staged_at + self._lifetime
+        emptied = []
+        for changed in self._pages(batch, is_resend=is_resend):
+            has_recipes = pc.greater(pc.list_value_length(changed["recipe_ids"]), pa.scalar(0))
+            lists = changed.filter(has_recipes)
+            for start in range(0, lists.num_rows, _DIRECT_CHUNK):
+                waiting = max(0, lists.num_rows - start - _DIRECT_CHUNK)
+                yield _outgoing_lists(lists.slice(start, _DIRECT_CHUNK), expires_at, waiting)
+            is_emptied = pc.and_(pc.invert(has_recipes), changed["is_delivered"])
+            emptied.append(changed.filter(is_emptied).select(["user_id", "content_hash"]))
+        gone = _values(self._warehouse.fetch("erased_items", batch_id=batch.batch_id), "user_id")
+        if is_resend:
+            gone = [*dict.fromkeys(gone + self._strangers())]
+        no_hash = pa.array([""] * len(gone), pa.string())
+        without_list = pa.concat_tables(
+            [*emptied, pa.table({"user_id": pa.array(gone, pa.string()), "content_hash": no_hash})]
         )
+        for start in range(0, without_list.num_rows, _DIRECT_CHUNK):
+            waiting = max(0, without_list.num_rows - start - _DIRECT_CHUNK)
+            yield _outgoing_tombstones(without_list.slice(start, _DIRECT_CHUNK), batch, expires_at, waiting)
+
+    def _pages(self, batch: MicroBatch, *, is_resend: bool) -> Iterator[pa.Table]:
+        parts = self._warehouse.parts("recommendation.recommendations") if is_resend else 1
+        for part in range(parts):
+            yield self._warehouse.fetch(
+                "changed_items",
+                batch_id=batch.batch_id,
+                is_resend=is_resend,
+                refresh_before=batch.staged_at - self._lifetime / 2,
+                part=part,
+                parts=parts,
+            )
+
+    def _record(self, deliveries: pa.Table, failed: set[str]) -> None:
+        if failed:
+            has_failed = pc.is_in(deliveries["user_id"], pa.array(sorted(failed), pa.string()))
+            deliveries = deliveries.filter(pc.invert(has_failed))
+        if not deliveries.num_rows:
+            return
         delivered_at = self._clock()
         self._warehouse.transact(
             lambda transaction: transaction.run("record_deliveries", delivered_at=delivered_at),
-            inputs={"incoming_deliveries": table},
+            inputs={"incoming_deliveries": deliveries},
         )
 
 
@@ -150,6 +174,8 @@ class ExternalFunctionDeliverer(Deliverer):
                 batch_id=batch.batch_id,
                 is_resend=is_resend,
                 refresh_before=batch.staged_at - self._lifetime / 2,
+                part=0,
+                parts=1,
                 generated_at=_epoch(batch.staged_at),
                 expires_at=_epoch(batch.staged_at + self._lifetime),
             ),
@@ -232,44 +258,52 @@ def open_deliverer(
 
 @dataclass(frozen=True)
 class _Outgoing:
-    """An item on its way, with what is recorded once it has arrived."""
+    """Items on their way, and what is recorded of them once they have arrived.
 
-    user_id: str
-    version: int
-    content_hash: str
-    is_tombstone: bool
-    dropped_recipe_count: int
-    item: Item
+    Attributes:
+        items: by user, as JSON.
+        deliveries: user_id, version, content_hash, is_tombstone.
+        waiting_count: items of which is known that they follow.
+    """
 
-
-def _items(changed: pa.Table, batch: MicroBatch, expires_at: datetime) -> Iterator[_Outgoing]:
-    for row in changed.to_pylist():
-        if row["recipe_ids"]:
-            item = build_item(
-                row["user_id"],
-                recipe_ids=row["recipe_ids"],
-                reasons=row["reasons"],
-                scores=row["scores"],
-                algorithm=row["algorithm"],
-                version=row["version"],
-                generated_at=row["generated_at"],
-                expires_at=expires_at,
-            )
-            dropped = len(row["recipe_ids"]) - recipe_count(item)
-            yield _Outgoing(row["user_id"], row["version"], row["content_hash"], False, dropped, item)
-        elif row["is_delivered"]:
-            yield _tombstone(row["user_id"], batch, expires_at, row["content_hash"])
+    items: dict[str, bytes]
+    deliveries: pa.Table
+    waiting_count: int
+    tombstone_count: int = 0
+    dropped_recipe_count: int = 0
 
 
-def _tombstone(user_id: str, batch: MicroBatch, expires_at: datetime, list_hash: str = "") -> _Outgoing:
-    item = build_tombstone(
-        user_id,
-        algorithm="none",
-        version=batch.batch_id,
-        generated_at=batch.staged_at,
-        expires_at=expires_at,
+def _outgoing_lists(lists: pa.Table, expires_at: datetime, waiting_count: int) -> _Outgoing:
+    encoded = encode_lists(lists, expires_at)
+    items = dict(zip(encoded.user_ids, encoded.items, strict=True))
+    is_tombstone = pa.repeat(pa.scalar(False), lists.num_rows)
+    deliveries = lists.select(["user_id", "version", "content_hash"]).append_column("is_tombstone", is_tombstone)
+    return _Outgoing(items, deliveries, waiting_count, dropped_recipe_count=int(encoded.dropped_recipes.sum()))
+
+
+def _outgoing_tombstones(
+    without_list: pa.Table, batch: MicroBatch, expires_at: datetime, waiting_count: int
+) -> _Outgoing:
+    def tombstone(user_id: str) -> bytes:
+        item = build_tombstone(
+            user_id,
+            algorithm="none",
+            version=batch.batch_id,
+            generated_at=batch.staged_at,
+            expires_at=expires_at,
+        )
+        return orjson.dumps(item)
+
+    items = {user_id: tombstone(user_id) for user_id in _values(without_list, "user_id")}
+    deliveries = pa.table(
+        {
+            "user_id": without_list["user_id"],
+            "version": pa.repeat(pa.scalar(batch.batch_id, pa.int64()), without_list.num_rows),
+            "content_hash": without_list["content_hash"],
+            "is_tombstone": pa.repeat(pa.scalar(True), without_list.num_rows),
+        }
     )
-    return _Outgoing(user_id, batch.batch_id, list_hash, True, 0, item)
+    return _Outgoing(items, deliveries, waiting_count, tombstone_count=len(items))
 
 
 def _epoch(moment: datetime) -> int:

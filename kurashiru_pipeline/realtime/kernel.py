@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,12 +17,13 @@ import pyarrow.compute as pc
 from kurashiru_pipeline.core.artifact import InService, ModelArtifact, in_service, load_artifact
 from kurashiru_pipeline.core.canary import Canary
 from kurashiru_pipeline.core.catalogue import Catalogue
-from kurashiru_pipeline.core.columns import strings
+from kurashiru_pipeline.core.columns import strings, unrolled
 from kurashiru_pipeline.core.events import MEANINGFUL_EVENT_NAMES
 from kurashiru_pipeline.core.impersonal import impersonal_profiles, rank_by_surface
-from kurashiru_pipeline.core.items import content_hash
+from kurashiru_pipeline.core.item_columns import content_hashes
 from kurashiru_pipeline.core.profiles import build_profiles
 from kurashiru_pipeline.core.ranking import rank
+from kurashiru_pipeline.core.vocabulary import numbered
 from kurashiru_pipeline.core.weights import Weights
 from kurashiru_pipeline.environment import Settings
 from kurashiru_pipeline.errors import ConfigurationError
@@ -76,6 +78,7 @@ class ProcessKernel(Kernel):
         self._settings = settings
         self._weights = weights
         self._loaded: dict[str, ModelArtifact] = {}
+        self._recipes: tuple[object, Catalogue] | None = None
         self._source = open_source(warehouse, settings)
 
     def profiles(self, batch: MicroBatch) -> Computed:
@@ -122,16 +125,12 @@ class ProcessKernel(Kernel):
             list_length=length,
         )
         lists = pa.concat_tables([*of_arms, of_nobody])
-        listed, reasons = _lists_of(lists, "recipe_ids"), _lists_of(lists, "reasons")
-        hashes = list(map(content_hash, listed, reasons))
-        lists = lists.append_column("content_hash", pa.array(hashes, pa.string()))
+        lists = lists.append_column("content_hash", content_hashes(lists["recipe_ids"], lists["reasons"]))
         figures = {
             "users": len(profiles),
             "segment_lists": len(names) - 1,
             "challenger_users": sum(len(its_profiles) for _, its_profiles in arms[1:]),
-            "recipes_listed": sum(map(len, listed)),
-            "empty_lists": sum(not recipe_ids for recipe_ids in listed),
-            "repeated_recipes": sum(len(recipe_ids) - len(set(recipe_ids)) for recipe_ids in listed),
+            **_list_figures(lists["recipe_ids"]),
         }
         inputs = {"incoming_recommendations": lists}
         if external is not None:
@@ -142,7 +141,11 @@ class ProcessKernel(Kernel):
         return in_service(self._settings.folder("KURASHIRU_MODELS"))
 
     def _catalogue(self) -> Catalogue:
-        return Catalogue.from_arrow(self._warehouse.fetch("recipes"))
+        """The recipes as they are now, read anew when they changed."""
+        signature = self._warehouse.fetch("recipes_signature").to_pylist()
+        if self._recipes is None or self._recipes[0] != signature:
+            self._recipes = signature, Catalogue.from_arrow(self._warehouse.fetch("recipes"))
+        return self._recipes[1]
 
     def _arms(self, service: InService, profiles: pa.Table) -> list[tuple[ModelArtifact | None, pa.Table]]:
         """Each model with the profiles it ranks for, the champion first."""
@@ -255,6 +258,14 @@ def _json(profiles: pa.Table) -> str:
     return orjson.dumps(rows).decode()
 
 
-def _lists_of(table: pa.Table, column: str) -> list[list[str]]:
-    values: list[Any] = table[column].to_pylist()
-    return values
+def _list_figures(recipe_ids: Any) -> dict[str, int]:
+    """What is checked of a column of lists."""
+    offsets, values = unrolled(recipe_ids)
+    _, recipe = numbered(strings(values))
+    sizes = np.diff(offsets)
+    entries = np.sort(np.repeat(np.arange(len(sizes)), sizes) * (recipe.max(initial=0) + 1) + recipe)
+    return {
+        "recipes_listed": len(recipe),
+        "empty_lists": int((sizes == 0).sum()),
+        "repeated_recipes": int((np.diff(entries) == 0).sum()),
+    }

@@ -9,7 +9,6 @@ from datetime import datetime
 
 from kurashiru_pipeline.catalog import Stage
 
-EVERYTHING = 2**31 - 1
 BEGINNING = datetime(1970, 1, 1)  # noqa: DTZ001 - naive UTC, as in the lake
 _STAGES = tuple(Stage)
 

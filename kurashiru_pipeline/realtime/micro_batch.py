@@ -19,7 +19,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from kurashiru_pipeline.catalog import RAW_EVENTS_STREAM, Stage
+from kurashiru_pipeline.catalog import LOAD, RAW_EVENTS_STREAM, Stage
 from kurashiru_pipeline.clock import utc_now
 from kurashiru_pipeline.core.artifact import InService
 from kurashiru_pipeline.core.events import EVENT_NAMES, MEANINGFUL_EVENT_NAMES
@@ -29,7 +29,7 @@ from kurashiru_pipeline.environment import Settings
 from kurashiru_pipeline.errors import ConfigurationError, KurashiruError
 from kurashiru_pipeline.realtime.delivery import Deliverer, open_deliverer
 from kurashiru_pipeline.realtime.kernel import Kernel, open_kernel
-from kurashiru_pipeline.realtime.ledger import BEGINNING, Delivery, MicroBatch
+from kurashiru_pipeline.realtime.ledger import Delivery, MicroBatch
 from kurashiru_pipeline.realtime.segments import counting_rules, renewal_rules
 from kurashiru_pipeline.serving.dynamodb import RecommendationTable
 from kurashiru_pipeline.sources.source import Consultation
@@ -94,6 +94,7 @@ class MicroBatchPipeline:
         self._connect_table = connect_table
         self._clock = clock
         self._unfinished: list[MicroBatch] | None = None
+        self._load_seconds: float | None = None
 
     @property
     def settings(self) -> Settings:
@@ -151,16 +152,30 @@ class MicroBatchPipeline:
         """Why there is work to do, or None."""
         return pending_work(self._warehouse, self._settings)
 
-    def load(self, *, is_rescan: bool = False) -> LoadReport:
-        """Load landed files, unless lines loaded before still wait: those are staged first."""
+    def give_way(self) -> bool:
+        """Let whoever waits for the lake write first; whether somebody did, so that nothing remembered counts."""
+        has_given_way = self._warehouse.give_way()
+        if has_given_way:
+            self._unfinished = None
+        return has_given_way
+
+    def load(self, *, max_lines: int | None = None, is_rescan: bool = False) -> LoadReport:
+        """Load landed files, unless lines loaded before still wait: those are staged first.
+
+        Args:
+            max_lines: in place of KURASHIRU_MAX_BATCH_LINES.
+        """
+        started = time.monotonic()
         has_lines = self._warehouse.loads_events and self._warehouse.stream_has_data(RAW_EVENTS_STREAM)
         # A task stages on and on, so there exports cannot wait for the last micro-batch.
         if has_lines or (self.unfinished_batch() is not None and not self._is_staged_by_task):
             return LoadReport.nothing(is_complete=False)
-        return self._warehouse.load_landed_files(
-            max_lines=self._settings.integer("KURASHIRU_MAX_BATCH_LINES", minimum=1),
+        report = self._warehouse.load_landed_files(
+            max_lines=max_lines or self._settings.integer("KURASHIRU_MAX_BATCH_LINES", minimum=1),
             is_rescan=is_rescan,
         )
+        self._load_seconds = time.monotonic() - started
+        return report
 
     def stage(self) -> Accounting | None:
         """Consume the stream into a new micro-batch; the unfinished one instead, if there is one; None if no work.
@@ -178,39 +193,59 @@ class MicroBatchPipeline:
         ):
             return None
         started = time.monotonic()
-        batch_id = self._warehouse.transact(
+        staged = self._warehouse.transact(
             lambda transaction: self._stage(transaction, started), work_tables="stage_work_tables"
         )
-        self._unfinished = None
-        return None if batch_id is None else self._accounting(batch_id)
+        self._load_seconds = None
+        if staged is None:
+            return None
+        batch, accounting = staged
+        self._unfinished = [batch]
+        return accounting
 
-    def _stage(self, transaction: Transaction, started: float) -> int | None:
-        transaction.run("stage_parse", retention_days=self._settings.integer("KURASHIRU_RETENTION_DAYS", minimum=1))
+    def _stage(self, transaction: Transaction, started: float) -> tuple[MicroBatch, Accounting] | None:
+        transaction.parse_lines(retention_days=self._settings.integer("KURASHIRU_RETENTION_DAYS", minimum=1))
         [summary] = transaction.fetch("stage_summary").to_pylist()
-        if not summary["read_count"] and not _waiting_users(self._warehouse):
+        [queued] = transaction.fetch("pending_users").to_pylist()
+        if not summary["read_count"] and not any(queued.values()):
             return None
         [last] = transaction.fetch("last_batch").to_pylist()
         staged_at = self._clock()
         batch_id = (last["batch_id"] or 0) + 1
         seen = [moment for moment in (last["watermark_at"], summary["latest_occurred_at"]) if moment is not None]
         window = timedelta(hours=self._settings.integer("KURASHIRU_DEDUPLICATION_HOURS"))
+        batch = MicroBatch(batch_id, staged_at, max(seen, default=staged_at), finished_stages=1)
+        if summary["read_count"]:
+            transaction.find_repeats(batch_id, duplicates_from=summary["loaded_from"] - window)
+            transaction.run("stage_accept", batch_id=batch_id)
+        if any(queued.values()):
+            max_users = self._settings.integer("KURASHIRU_MAX_BATCH_USERS", minimum=1)
+            transaction.run("stage_users", batch_id=batch_id, max_users=max_users)
         transaction.run(
-            "stage_accept",
+            "stage_ledger",
             batch_id=batch_id,
             staged_at=staged_at,
-            watermark_at=max(seen, default=staged_at),
-            duplicates_from=(summary["loaded_from"] or staged_at) - window,
+            watermark_at=batch.watermark_at,
             read_count=summary["read_count"],
             rejected_count=summary["rejected_count"],
             event_names=EVENT_NAMES,
-            max_users=self._settings.integer("KURASHIRU_MAX_BATCH_USERS", minimum=1),
         )
         accounting = _accounting(transaction.fetch("batch_ledger", batch_id=batch_id))
         if not accounting.is_balanced or accounting.duplicate_count < 0:
             message = f"micro-batch {batch_id} does not balance, so it was rolled back: {accounting}"
             raise KurashiruError(message)
+        if self._warehouse.loads_events:
+            # Loading ended where staging began. How long it took is not known if its process was killed.
+            transaction.run(
+                "finish_stage",
+                batch_id=batch_id,
+                stage=LOAD,
+                finished_at=staged_at - timedelta(seconds=time.monotonic() - started),
+                seconds=None if self._load_seconds is None else round(self._load_seconds, 6),
+                row_count=accounting.read_count,
+            )
         self._finish(transaction, batch_id, Stage.STAGE, started, accounting.staged_count)
-        return batch_id
+        return batch, accounting
 
     def collect(self) -> StepResult:
         """Bring recent behaviours of the touched users up to date."""
@@ -306,7 +341,7 @@ class MicroBatchPipeline:
         started = time.monotonic()
         is_resend = self._prepare_target()
         delivery = self._deliverer.deliver(batch, is_resend=is_resend, on_progress=on_progress)
-        [lists] = self._warehouse.fetch("batch_list_count", batch_id=batch.batch_id).to_pylist()
+        [lists] = self._warehouse.fetch("batch_list_count", batch_id=batch.batch_id, stage=Stage.RECOMMEND).to_pylist()
 
         def body(transaction: Transaction) -> None:
             if is_resend:
@@ -355,10 +390,8 @@ class MicroBatchPipeline:
         return delivery_id
 
     def _has_delivered(self) -> bool:
-        delivered = self._warehouse.fetch(
-            "delivered_items", delivered_since=BEGINNING, batch_id=0, is_everything=True, at_most=1
-        )
-        return bool(delivered.num_rows)
+        [delivered] = self._warehouse.fetch("has_delivered").to_pylist()
+        return bool(delivered["has_delivered"])
 
     def _accounting(self, batch_id: int) -> Accounting:
         return _accounting(self._warehouse.fetch("batch_ledger", batch_id=batch_id))

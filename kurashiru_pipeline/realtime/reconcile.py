@@ -7,7 +7,6 @@ Not here: mending; a table that was replaced is found by its marker (micro_batch
 from dataclasses import dataclass
 from datetime import datetime
 
-from kurashiru_pipeline.realtime.ledger import BEGINNING, EVERYTHING
 from kurashiru_pipeline.serving.dynamodb import RecommendationTable
 from kurashiru_pipeline.warehouse.base import Warehouse
 
@@ -24,12 +23,12 @@ class Reconciliation:
 
 def reconcile_sample(warehouse: Warehouse, table: RecommendationTable, batch_id: int) -> Reconciliation:
     """Compare a few of the items that micro-batch `batch_id` delivered."""
-    delivered = _delivered(warehouse, BEGINNING, batch_id=batch_id, is_everything=False, at_most=_SAMPLE)
+    delivered = warehouse.fetch("delivered_items", batch_id=batch_id, at_most=_SAMPLE).to_pylist()
     differing = []
-    for user_id, expected in delivered.items():
-        found = table.read(user_id, consistent=True)
-        if found is None or (found.version, found.is_deleted) != expected:
-            differing.append(user_id)
+    for row in delivered:
+        found = table.read(row["user_id"], consistent=True)
+        if found is None or (found.version, found.is_deleted) != (row["version"], row["is_tombstone"]):
+            differing.append(row["user_id"])
     return Reconciliation(len(delivered), differing)
 
 
@@ -39,18 +38,16 @@ def reconcile_table(warehouse: Warehouse, table: RecommendationTable, *, deliver
     Args:
         delivered_since: older deliveries may have expired in DynamoDB; one that is still there is no difference.
     """
-    delivered = _delivered(warehouse, BEGINNING, batch_id=0, is_everything=True, at_most=EVERYTHING)
-    recent = _delivered(warehouse, delivered_since, batch_id=0, is_everything=True, at_most=EVERYTHING)
     found = {user_id: (version, deleted) for user_id, version, deleted in table.keys_and_versions()}
-    missing = recent.keys() - found.keys()
-    wrong = {user_id for user_id, item in found.items() if delivered.get(user_id) != item}
-    return Reconciliation(len(delivered), sorted(missing | wrong))
-
-
-def _delivered(
-    warehouse: Warehouse, since: datetime, *, batch_id: int, is_everything: bool, at_most: int
-) -> dict[str, tuple[int, bool]]:
-    rows = warehouse.fetch(
-        "delivered_items", delivered_since=since, batch_id=batch_id, is_everything=is_everything, at_most=at_most
-    )
-    return {row["user_id"]: (row["version"], row["is_tombstone"]) for row in rows.to_pylist()}
+    compared = 0
+    differing = []
+    parts = warehouse.parts("serving.delivered_items")
+    for part in range(parts):
+        delivered = warehouse.fetch("delivered_part", delivered_since=delivered_since, part=part, parts=parts)
+        compared += delivered.num_rows
+        columns = (delivered[name].to_pylist() for name in ("user_id", "version", "is_tombstone", "is_recent"))
+        for user_id, version, is_tombstone, is_recent in zip(*columns, strict=True):
+            item = found.pop(user_id, None)
+            if (item is None and is_recent) or (item is not None and item != (version, is_tombstone)):
+                differing.append(user_id)
+    return Reconciliation(compared, sorted([*differing, *found]))

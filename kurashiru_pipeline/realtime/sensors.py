@@ -20,6 +20,8 @@ from kurashiru_pipeline.warehouse import Warehouse, open_warehouse
 # Dagster starts ticks on a grid of 5 s and ends them at 60 s: a tick just under a multiple of 5 s leaves no gap.
 LONG_POLL_SECONDS = 24.0
 _TABLE_CHECK_SECONDS = 30.0
+# While a run is in flight it looks for work itself, so all that matters here is when it ends.
+_RUN_CHECK_SECONDS = 0.5
 _HISTORY = 12
 _IN_FLIGHT = [
     dg.DagsterRunStatus.QUEUED,
@@ -95,6 +97,7 @@ def build_stream_sensor(job_name: str, settings: Callable[[], Settings], *, is_r
         is_running: status on a new instance.
     """
     watch: list[PendingWatch] = []
+    runs = RunsWatch(job_name)
 
     @dg.sensor(
         name="micro_batch_sensor",
@@ -109,28 +112,42 @@ def build_stream_sensor(job_name: str, settings: Callable[[], Settings], *, is_r
             try:
                 if not watch:
                     watch.append(PendingWatch(settings()))
-                decision = look(context.instance, job_name, watch[0].pending)
+                decision = runs.look(context.instance, watch[0].pending)
             except TransientError as error:
                 return dg.SkipReason(f"transient: {error}")
             if decision.should_run:
                 return dg.RunRequest(tags={"kurashiru/trigger": decision.reason})
             if time.monotonic() >= deadline:
                 return dg.SkipReason(decision.reason)
-            time.sleep(max(0.0, min(watch[0].poll_seconds, deadline - time.monotonic())))
+            pause = watch[0].poll_seconds if runs.in_flight is None else max(watch[0].poll_seconds, _RUN_CHECK_SECONDS)
+            time.sleep(max(0.0, min(pause, deadline - time.monotonic())))
 
     return micro_batch_sensor
 
 
-def look(instance: dg.DagsterInstance, job_name: str, pending: Callable[[], str | None]) -> Decision:
-    """One look and the decision. Run history is only read when there is work."""
-    reason = pending()
-    if reason is None:
-        return decide(Seen(None, None))
-    in_flight = instance.get_runs(dg.RunsFilter(job_name=job_name, statuses=_IN_FLIGHT), limit=1)
-    if in_flight:
-        return decide(Seen(reason, in_flight[0].run_id))
-    failures, since = _failures(instance, job_name)
-    return decide(Seen(reason, None, failures, since))
+class RunsWatch:
+    """Looks, knowing which run of the job was in flight: while it is, the lake is left to it."""
+
+    def __init__(self, job_name: str) -> None:
+        self.in_flight: str | None = None
+        self._job_name = job_name
+
+    def look(self, instance: dg.DagsterInstance, pending: Callable[[], str | None]) -> Decision:
+        """One look and the decision. Run history is only read when there is work."""
+        if self.in_flight is not None:
+            run = instance.get_run_by_id(self.in_flight)
+            if run is not None and not run.is_finished:
+                return decide(Seen(None, self.in_flight))
+            self.in_flight = None
+        reason = pending()
+        if reason is None:
+            return decide(Seen(None, None))
+        runs = instance.get_runs(dg.RunsFilter(job_name=self._job_name, statuses=_IN_FLIGHT), limit=1)
+        if runs:
+            self.in_flight = runs[0].run_id
+            return decide(Seen(reason, self.in_flight))
+        failures, since = _failures(instance, self._job_name)
+        return decide(Seen(reason, None, failures, since))
 
 
 def _failures(instance: dg.DagsterInstance, job_name: str) -> tuple[int, float]:

@@ -12,14 +12,17 @@ from dagster._core.storage.dagster_run import FINISHED_STATUSES
 from dagster._core.storage.event_log.schema import AssetCheckExecutionsTable
 from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
 
-from kurashiru_pipeline.catalog import MICRO_BATCH_JOB
+from kurashiru_pipeline.catalog import MAINTENANCE_JOB, MICRO_BATCH_JOB
 
-# A micro-batch a minute is 1,440 runs a day; what they did stays in the warehouse's ledger.
-KEPT_DAYS: Mapping[str | None, int] = {MICRO_BATCH_JOB: 14, None: 90}
+# A micro-batch a second is a million events a day; what they did stays in the warehouse's ledger.
+KEPT_DAYS: Mapping[str | None, int] = {MICRO_BATCH_JOB: 3, MAINTENANCE_JOB: 14, None: 90}
+DELETED_AT_ONCE = 20_000
 _PAGE = 200
 
 
-def delete_old_runs(instance: dg.DagsterInstance, *, now: datetime | None = None, at_most: int = 20_000) -> int:
+def delete_old_runs(
+    instance: dg.DagsterInstance, *, now: datetime | None = None, at_most: int = DELETED_AT_ONCE
+) -> int:
     """Delete finished runs that are older than KEPT_DAYS of their job (None: of any job).
 
     Args:

@@ -185,7 +185,9 @@ def _profiles(rows: list[Row], catalogue: Catalogue, as_of: datetime) -> list[An
         preferences = pa.table(
             {"user_id": pa.array(said, pa.string()), "preferred_tags": pa.array(said.values(), _TEXTS)}
         )
-        made = build_profiles(_behavior_table(behaviors), catalogue, _weights(), as_of, preferences).to_pylist()
+        made = build_profiles(
+            _behavior_table(behaviors), catalogue, _weights(), as_of, preferences, is_threaded=False
+        ).to_pylist()
         by_number = {int(profile["user_id"]): profile for profile in made}
         return [
             {**by_number.get(number, nothing), "user_id": user_id, "as_of": moment}

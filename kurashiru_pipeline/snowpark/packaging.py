@@ -15,6 +15,7 @@ MODULE = "kurashiru_kernel"
 
 PACKAGES = (
     "lightgbm>=4,<5",
+    "numba>=0.60,<1",
     "numpy>=2,<3",
     "orjson>=3.9,<4",
     "pandas>=2.2,<4",
@@ -37,6 +38,7 @@ _PARTS = (
     "__init__.py",
     "errors.py",
     "core/*.py",
+    "core/kernels/*.py",
     "core/weights.yaml",
     "snowpark/__init__.py",
     "snowpark/handlers.py",

@@ -7,6 +7,6 @@ select
     behaviors.recipe_id,
     behaviors.detail,
     behaviors.occurred_at
-from recommendation.recent_behaviors as behaviors
+from {{ keyed('recommendation.recent_behaviors', query('touched_users')) }} as behaviors
 inner join ({{ query('touched_users') }}) as touched on behaviors.user_id = touched.user_id
 order by behaviors.user_id, behaviors.occurred_at desc, behaviors.event_id;

@@ -1,5 +1,5 @@
 -- Lists the micro-batch made.
 -- statement: lists
-select count(*) as list_count
-from recommendation.recommendations
-where batch_id = {{ batch_id }};
+select coalesce(max(row_count), 0) as list_count
+from ops.batch_stages
+where batch_id = {{ batch_id }} and stage = {{ stage }};

@@ -15,6 +15,6 @@ select
     ingredient_weights,
     tastes,
     taste_weights
-from recommendation.user_profiles
+from {{ keyed('recommendation.user_profiles', query('touched_users')) }}
 where batch_id = {{ batch_id }} and recipe_ages is not null
 order by user_id;

@@ -1,6 +1,5 @@
 -- The table is not the one we delivered to: forget what was delivered, and send everything once.
--- statement: forget_items
-delete from serving.delivered_items;
+-- statement: forget_items all of serving.delivered_items
 
 -- statement: forget_target
 delete from ops.delivery_targets

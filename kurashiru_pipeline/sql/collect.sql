@@ -22,7 +22,7 @@ with arrived as (
 -- A user may be erased and come back between two micro-batches: what was known is gone all the same.
 known as (
     select behaviors.*
-    from recommendation.recent_behaviors as behaviors
+    from {{ keyed('recommendation.recent_behaviors', query('touched_users')) }} as behaviors
     inner join (select distinct user_id from arrived) as touched on behaviors.user_id = touched.user_id
     left join ops.batch_erasures as erased on behaviors.user_id = erased.user_id and erased.batch_id = {{ batch_id }}
     where erased.user_id is null
@@ -45,16 +45,12 @@ select *
 from behaviors
 qualify row_number() over (partition by user_id order by occurred_at desc, event_id) <= {{ keep }};
 
--- statement: remove
-delete from recommendation.recent_behaviors
-where user_id in (
-    select user_id from touched_behaviors
-    union all
-    select user_id from ops.batch_erasures where batch_id = {{ batch_id }}
-);
+-- statement: remove from recommendation.recent_behaviors
+select user_id from touched_behaviors
+union all
+select user_id from ops.batch_erasures where batch_id = {{ batch_id }};
 
--- statement: add
-insert into recommendation.recent_behaviors
+-- statement: add to recommendation.recent_behaviors
 select *
 from touched_behaviors
 order by user_id, occurred_at desc, event_id;

@@ -1,4 +1,5 @@
--- Users who have a list.
+-- Which of some users have a list.
 -- statement: listed
 select user_id
-from recommendation.recommendations;
+from {{ keyed_row_counts('recommendation.recommendations', each(user_ids)) }}
+where user_id in {{ user_ids }};

@@ -4,11 +4,18 @@ select
     (
         select count(*)
         from (
-            select behaviors.user_id from ({{ query('batch_behaviors') }}) as behaviors
+            select histories.user_id
+            from {{ keyed_row_counts('recommendation.recent_behaviors', query('touched_users')) }} as histories
+            where histories.user_id in ({{ query('touched_users') }})
             union
             select preferences.user_id from ({{ query('batch_preferences') }}) as preferences
         ) as users
-        where user_id not in (select user_id from recommendation.user_profiles where batch_id = {{ batch_id }})
+        where
+            user_id not in (
+                select user_id
+                from {{ keyed('recommendation.user_profiles', query('touched_users')) }}
+                where batch_id = {{ batch_id }}
+            )
     ) as users_without_profile,
     (
         select count(*)

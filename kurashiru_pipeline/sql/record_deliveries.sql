@@ -1,10 +1,8 @@
 -- What DynamoDB now holds, written only after it said so.
--- statement: remove
-delete from serving.delivered_items
-where user_id in (select user_id from incoming_deliveries);
+-- statement: remove from serving.delivered_items
+select user_id from incoming_deliveries;
 
--- statement: add
-insert into serving.delivered_items
+-- statement: add to serving.delivered_items
 select
     user_id,
     version,

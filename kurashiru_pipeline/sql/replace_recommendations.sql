@@ -1,15 +1,11 @@
 -- One list a user: those of the micro-batch replace what was there; erased users go.
 -- A canary marks the lists of both arms, so that each user's first one in it is delivered even if it is as before.
--- statement: remove
-delete from recommendation.recommendations
-where user_id in (
-    select user_id from incoming_recommendations
-    union all
-    select user_id from ops.batch_erasures where batch_id = {{ batch_id }}
-);
+-- statement: remove from recommendation.recommendations
+select user_id from incoming_recommendations
+union all
+select user_id from ops.batch_erasures where batch_id = {{ batch_id }};
 
--- statement: add
-insert into recommendation.recommendations
+-- statement: add to recommendation.recommendations
 select
     user_id,
     {{ batch_id }} as batch_id,

@@ -42,7 +42,7 @@ timed as (
     select
         *,
         case
-            when {{ matches('occurred_text', time_pattern) }} then try_cast(rtrim(occurred_text, 'Z') as timestamp)
+            when {{ matches('occurred_text', time_pattern) }} then {{ to_moment('occurred_text') }}
         end as occurred_at
     from fields
 ),
@@ -68,7 +68,7 @@ judged as (
 )
 
 select
-    lower(event_id) as event_id,
+    case when reject_reason is null then {{ to_uuid('event_id') }} end as event_id,
     event_name,
     user_id,
     session_id,

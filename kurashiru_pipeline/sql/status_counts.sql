@@ -5,12 +5,8 @@ select
     (select count(*) from staging.behavior_events) as staged,
     (select cast(coalesce(sum(duplicate_count), 0) as bigint) from ops.batches) as duplicates,
     (select count(*) from staging.rejected_events) as rejected,
-    (
-        select count(*) from recommendation.recommendations where user_id not like '#%'
-    ) as users_with_recommendations,
-    (
-        select count(*) from serving.delivered_items where user_id not like '#%' and not is_tombstone
-    ) as delivered_users,
+    {{ keyed_counted('recommendation.recommendations') }} as users_with_recommendations,
+    {{ keyed_counted('serving.delivered_items') }} as delivered_users,
     (select count(*) from staging.recipes where not is_deleted) as recipes,
     (select count(*) from staging.users where not is_deleted) as users,
     (select count(*) from ops.batches) as batches,

@@ -7,7 +7,7 @@ select
     batches.watermark_at,
     count(stages.stage) as finished_stages
 from ops.batches as batches
-left join ops.batch_stages as stages on batches.batch_id = stages.batch_id
+left join ops.batch_stages as stages on batches.batch_id = stages.batch_id and stages.stage <> 'load'
 where
     batches.batch_id > (
         select coalesce(max(batch_id), 0)

@@ -7,6 +7,6 @@ select
     recipe_id,
     detail,
     occurred_at
-from recommendation.recent_behaviors
+from {{ keyed('recommendation.recent_behaviors', each('(' ~ user_id ~ ')')) }}
 where user_id = {{ user_id }}
 order by occurred_at desc, event_id;

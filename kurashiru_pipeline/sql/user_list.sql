@@ -4,5 +4,5 @@ select
     batch_id,
     algorithm,
     generated_at
-from recommendation.recommendations
+from {{ keyed('recommendation.recommendations', each('(' ~ user_id ~ ')')) }}
 where user_id = {{ user_id }};

@@ -1,28 +1,25 @@
 """The embedded engine: DuckDB on a DuckLake with a SQLite catalogue.
 
-Here: attaching the lake, its loader, its streams (change feed + an offset that moves in the writing transaction),
-transactions with retries, maintenance.
-Not here: the pipeline's SQL (kurashiru_pipeline/sql) or what a stage does (realtime/micro_batch.py).
+Here: attaching the lake, its streams (change feed + an offset that moves in the writing transaction), transactions with
+retries.
+Not here: loading (ducklake_loader.py), upkeep (ducklake_upkeep.py), the pipeline's SQL (kurashiru_pipeline/sql) or what
+a stage does (realtime/micro_batch.py).
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import replace
 from datetime import datetime, timedelta
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Final, NamedTuple
 
 import duckdb
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from kurashiru_pipeline.catalog import STREAMS, Stream
+from kurashiru_pipeline.catalog import RAW_EVENTS_STREAM, STREAMS, Stream
 from kurashiru_pipeline.clock import utc_now
-from kurashiru_pipeline.core.events import ID_PATTERN
 from kurashiru_pipeline.environment import Settings
 from kurashiru_pipeline.errors import ConfigurationError, KurashiruError, StaleStreamError, TransientError
 from kurashiru_pipeline.warehouse.base import (
@@ -32,19 +29,21 @@ from kurashiru_pipeline.warehouse.base import (
     RowCounts,
     StreamStatus,
     T,
+    TableUpkeep,
     Transaction,
+    UpkeepState,
+    Waiting,
     Warehouse,
 )
-from kurashiru_pipeline.warehouse.landed_files import (
-    LandedFile,
-    LineArray,
-    UnreadableFileError,
-    find_landed_files,
-    folder_signature,
-    read_lines,
-)
-from kurashiru_pipeline.warehouse.lock import writer_lock
-from kurashiru_pipeline.warehouse.statements import Statement, literal, render
+from kurashiru_pipeline.warehouse.ducklake_keyed import FetchedRelations, KeyedChanges, carry_over, lake_tables
+from kurashiru_pipeline.warehouse.ducklake_loader import Loader
+from kurashiru_pipeline.warehouse.ducklake_repeats import find_repeats
+from kurashiru_pipeline.warehouse.ducklake_upkeep import Forgetting, Upkeep, read_state, set_options
+from kurashiru_pipeline.warehouse.event_ids import EventIds, Pending
+from kurashiru_pipeline.warehouse.keyed_state import KeyedState
+from kurashiru_pipeline.warehouse.keyed_tables import KEYED_TABLES
+from kurashiru_pipeline.warehouse.lock import WriterLock, writer_lock
+from kurashiru_pipeline.warehouse.statements import TABLES, KeyedRelations, Statement, literal, render
 
 ALIAS: Final = "realtime"
 EXTENSIONS: Final = ("ducklake", "sqlite_scanner")
@@ -52,41 +51,6 @@ EXTENSIONS: Final = ("ducklake", "sqlite_scanner")
 _CATALOGUE: Final = f"__ducklake_metadata_{ALIAS}"
 _ATTEMPTS: Final = 6
 _WRITER_WAIT_SECONDS: Final = 600.0
-_READERS: Final = 2
-_RECIPE_COLUMNS: Final[dict[str, pa.DataType]] = {
-    "recipe_id": pa.string(),
-    "title": pa.string(),
-    "author_id": pa.string(),
-    "author_type": pa.string(),
-    "ingredients": pa.list_(pa.string()),
-    "value_tags": pa.list_(pa.string()),
-    "cooking_minutes": pa.int32(),
-    "cost_yen": pa.int32(),
-    "calories_kcal": pa.int32(),
-    "published_at": pa.timestamp("us"),
-    "updated_at": pa.timestamp("us"),
-    "is_deleted": pa.bool_(),
-}
-_USER_COLUMNS: Final[dict[str, pa.DataType]] = {
-    "user_id": pa.string(),
-    "registered_at": pa.timestamp("us"),
-    "preferred_tags": pa.list_(pa.string()),
-    "updated_at": pa.timestamp("us"),
-    "is_deleted": pa.bool_(),
-}
-_EXPORT_COLUMNS: Final = {"recipes": pa.schema(_RECIPE_COLUMNS), "users": pa.schema(_USER_COLUMNS)}
-_FILE_COLUMNS: Final[dict[str, pa.DataType]] = {
-    "file_name": pa.string(),
-    "directory": pa.string(),
-    "kind": pa.string(),
-    "status": pa.string(),
-    "error": pa.string(),
-    "byte_count": pa.int64(),
-    "line_count": pa.int64(),
-    "landed_at": pa.timestamp("us"),
-    "loaded_at": pa.timestamp("us"),
-    "scanned_at": pa.timestamp("us"),
-}
 _ENGINE_TABLES: Final = ("create table if not exists ops.stream_offsets (stream_name varchar, snapshot_id bigint)",)
 
 
@@ -118,16 +82,32 @@ def _install_from_network(extension: str) -> None:
 
 def connect() -> duckdb.DuckDBPyConnection:
     """In-memory DuckDB with what a lake needs; signed extensions only."""
-    connection = duckdb.connect()
+    _verify_extensions()
+    connection = duckdb.connect(config={"allow_unsigned_extensions": "true"})
     connection.execute("set timezone = 'UTC'")
-    try:
-        for extension in EXTENSIONS:
-            connection.execute(f"load {extension}")
-    except duckdb.Error:
-        import_extensions()
-        for extension in EXTENSIONS:
-            connection.execute(f"load {extension}")
+    connection.execute("set enable_progress_bar = false")  # DuckDB's own goes to stdout, where --json is printed
+    _load_extensions(connection)
+    connection.execute("set allow_unsigned_extensions = false")
     return connection
+
+
+@cache
+def _verify_extensions() -> None:
+    """Load the extensions with their signatures checked, which takes a quarter of a second of processor time.
+
+    Once in a process is enough: whoever loads them again gets the library that is loaded.
+    """
+    with duckdb.connect() as connection:
+        try:
+            _load_extensions(connection)
+        except duckdb.Error:
+            import_extensions()
+            _load_extensions(connection)
+
+
+def _load_extensions(connection: duckdb.DuckDBPyConnection) -> None:
+    for extension in EXTENSIONS:
+        connection.execute(f"load {extension}")
 
 
 def attach(connection: duckdb.DuckDBPyConnection, lake: Path, alias: str, *, read_only: bool) -> None:
@@ -139,22 +119,13 @@ def attach(connection: duckdb.DuckDBPyConnection, lake: Path, alias: str, *, rea
     )
 
 
-@contextmanager
-def one_thread(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
-    """For upkeep: on several threads DuckLake 1.0 now and then aborts the process, or its commit, while it flushes."""
-    connection.execute("set threads = 1")
-    try:
-        yield
-    finally:
-        connection.execute("reset threads")
-
-
 class _Place(NamedTuple):
     """Where a stream's reader stands, in snapshots."""
 
     offset: int
     latest: int
     status: StreamStatus
+    changed_in: tuple[int, ...]
 
 
 class DuckLakeWarehouse(Warehouse):
@@ -163,11 +134,23 @@ class DuckLakeWarehouse(Warehouse):
     engine = "ducklake"
     loads_events = True
 
-    def __init__(self, settings: Settings, connection: duckdb.DuckDBPyConnection, resources: ExitStack) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        connection: duckdb.DuckDBPyConnection,
+        resources: ExitStack,
+        lock: WriterLock | None,
+    ) -> None:
         self._settings = settings
         self._connection = connection
         self._resources = resources
+        self._lock = lock
         self._identity = _identity(lake_folder(settings))
+        self._state = KeyedState(lake_folder(settings) / "state")
+        self._event_ids = EventIds(lake_folder(settings) / "event_ids")
+        # Where the streams' readers stand, as long as nobody else can move them.
+        self._offsets: dict[str, int] = {}
+        self._loader = Loader(settings, connection, ALIAS, self.transact, is_only_writer=lock is not None)
 
     @classmethod
     def open(
@@ -187,12 +170,14 @@ class DuckLakeWarehouse(Warehouse):
         if read_only and not (lake / "catalog.sqlite").exists():
             cls.open(settings, on_wait=on_wait).close()
         with ExitStack() as resources:
-            if not read_only:
-                resources.enter_context(writer_lock(lake, wait_seconds=_WRITER_WAIT_SECONDS, on_wait=on_wait))
+            # Before the lock, since it takes longer than anything an open lake is held for.
             connection = resources.enter_context(connect())
+            lock = None
+            if not read_only:
+                lock = resources.enter_context(writer_lock(lake, wait_seconds=_WRITER_WAIT_SECONDS, on_wait=on_wait))
             _attach_existing(connection, lake, read_only=read_only)
             connection.execute(f"use {ALIAS}")
-            warehouse = cls(settings, connection, resources)
+            warehouse = cls(settings, connection, resources, lock)
             has_objects = warehouse._has_objects()
             if not has_objects and not read_only:
                 warehouse._create_objects()
@@ -206,9 +191,23 @@ class DuckLakeWarehouse(Warehouse):
     def close(self) -> None:
         self._resources.close()
 
+    def give_way(self) -> bool:
+        has_given = self._lock is not None and self._lock.give_way()
+        if has_given:
+            self._loader.forget()
+            self._offsets.clear()
+        return has_given
+
     def fetch(self, script: str, **parameters: Parameter) -> pa.Table:
-        statements = self._render(script, parameters, _no_stream)
-        return self._patiently(lambda: _fetch(self._connection, statements))
+        return self._patiently(lambda: self._fetch(script, parameters, _no_stream))
+
+    def _fetch(self, script: str, parameters: Mapping[str, Parameter], stream: Callable[[str], str]) -> pa.Table:
+        with FetchedRelations(self._connection, self._state) as keyed:
+            [statement] = self._render(script, parameters, stream, keyed)
+            return self._connection.execute(statement.sql).to_arrow_table()
+
+    def parts(self, table: str) -> int:
+        return self._state.parts(KEYED_TABLES[table])
 
     def transact(
         self,
@@ -244,13 +243,17 @@ class DuckLakeWarehouse(Warehouse):
 
     def _attempt(self, body: Callable[[Transaction], T], work_tables: str | None) -> T:
         if work_tables is not None:
-            _run(self._connection, self._render(work_tables, {}, _no_stream))
+            _run(self._connection, self._render(work_tables, {}, _no_stream), None)
         self._connection.execute("begin transaction")
         try:
             transaction = _DuckLakeTransaction(self)
             result = body(transaction)
             transaction.move_offsets()
+            # What is kept by user comes first: its changes may be made again, and are until the lake's are there.
+            transaction.changes.commit()
             self._connection.execute("commit")
+            self._offsets |= transaction.read_up_to
+            transaction.clean_up()
         except BaseException:
             # A failed commit has ended the transaction already.
             with ExitStack() as quiet:
@@ -264,28 +267,30 @@ class DuckLakeWarehouse(Warehouse):
 
     def _place_of(self, stream: Stream) -> "_Place":
         # Offset and latest snapshot come from one look; what lies between them never changes.
+        offset = self._offsets.get(stream.name)
+        known = "snapshot_id" if offset is None else offset
+        source = f"ops.stream_offsets where stream_name = {literal(stream.name)}" if offset is None else "(select 1)"
         [(offset, latest)] = self._connection.execute(
-            f"""
-            select snapshot_id, (select id from {ALIAS}.current_snapshot())
-            from ops.stream_offsets
-            where stream_name = {literal(stream.name)}
-            """
+            f"select {known}, (select id from {ALIAS}.current_snapshot()) from {source}"
         ).fetchall()
+        if self._lock is not None:
+            self._offsets[stream.name] = offset
         table_id = self._table_ids[stream]
         # The catalogue itself: snapshots() would unfold every snapshot kept, and there are a hundred thousand a day.
-        [(oldest, has_changes)] = self._connection.execute(
+        [(oldest, changed_in)] = self._connection.execute(
             f"""
             select
                 min(snapshot_id),
-                coalesce(bool_or(list_has_any(
+                coalesce(list(snapshot_id) filter (list_has_any(
                     string_split(changes_made, ','), ['inserted_into_table:{table_id}', 'inlined_insert:{table_id}']
-                )), false)
+                )), [])
             from {_CATALOGUE}.ducklake_snapshot_changes
             where snapshot_id between {offset + 1} and {latest}
             """
         ).fetchall()
         is_stale = oldest is not None and oldest > offset + 1
-        return _Place(offset, latest, StreamStatus(stream.name, offset, latest, is_stale or has_changes, is_stale))
+        status = StreamStatus(stream.name, offset, latest, is_stale or bool(changed_in), is_stale)
+        return _Place(offset, latest, status, tuple(changed_in))
 
     def reset_stream(self, stream: Stream) -> int:
         if not self.stream_status(stream).is_stale:
@@ -316,10 +321,12 @@ class DuckLakeWarehouse(Warehouse):
             [(count,)] = self._connection.execute("select count(*) from unread_lines").fetchall()
             return int(count)
 
-        return self.transact(put_back)
+        count = self.transact(put_back)
+        self._offsets.pop(stream.name)
+        return count
 
     def change_signature(self) -> object:
-        marks = list(folder_signature(self._settings.landing))
+        marks: list[object] = [self._loader.signature()]
         for name in ("catalog.sqlite", "catalog.sqlite-wal"):
             path = lake_folder(self._settings) / name
             if path.exists():
@@ -331,87 +338,68 @@ class DuckLakeWarehouse(Warehouse):
         return _identity(lake_folder(self._settings)) != self._identity
 
     def has_landed_files(self) -> bool:
-        new, ignored = self._unloaded(find_landed_files(self._settings.landing, changed_since=self._last_scan()))
-        return bool(new or ignored)
+        return self._loader.has_landed_files()
+
+    def waiting_files(self) -> Waiting:
+        return self._loader.waiting_files()
 
     def load_landed_files(self, *, max_lines: int, is_rescan: bool = False) -> LoadReport:
-        scanned_at = utc_now()
-        previous_scan = self._last_scan()
-        landed = find_landed_files(self._settings.landing, changed_since=None if is_rescan else previous_scan)
-        new, ignored = self._unloaded(landed)
-        load = _Load(loaded_at=scanned_at, max_bytes=self._settings.integer("KURASHIRU_MAX_FILE_MB") << 20)
-        is_complete = load.read(new, max_lines)
-        load.ignore(ignored)
-        if not load.entries:
-            return LoadReport.nothing(is_complete=True)
+        return self._loader.load_landed_files(max_lines=max_lines, is_rescan=is_rescan)
 
-        def body(transaction: Transaction) -> tuple[int, int]:
-            recipes = users = 0
-            if "incoming_lines" in inputs:
-                self._connection.execute(
-                    "insert into raw.behavior_events "
-                    "select rtrim(payload, chr(10)), file_name, file_row_number, landed_at, loaded_at "
-                    "from incoming_lines"
-                )
-            if "incoming_recipes" in inputs:
-                recipes = transaction.run("load_recipes")["add"]
-            if "incoming_users" in inputs:
-                users = transaction.run("load_users", loaded_at=load.loaded_at)["add"]
-            self._connection.execute("insert into raw.loaded_files select * from incoming_files")
-            return recipes, users
+    def maintain(self, on_progress: Callable[[str], object] | None = None) -> MaintenanceReport:
+        settings = self._settings
+        oldest = utc_now() - timedelta(days=settings.integer("KURASHIRU_RAW_RETENTION_DAYS", minimum=1))
+        upkeep = Upkeep(
+            self._connection,
+            ALIAS,
+            lake_folder(settings),
+            give_way=self.give_way,
+            snapshots_kept=timedelta(minutes=settings.integer("KURASHIRU_SNAPSHOT_MINUTES")),
+            files_kept=timedelta(minutes=settings.integer("KURASHIRU_REPLACED_FILE_MINUTES")),
+            last_consumed=self._last_consumed,
+            streams=[f"{stream.schema}.{stream.table}" for stream in STREAMS],
+            forgotten=[Forgetting("raw.behavior_events", "loaded_at", oldest)],
+            others=[self._state.upkeep],
+        )
+        before = self._state.storage()
+        report = upkeep.run(on_progress)
+        keyed = TableUpkeep("keyed state", *before, *self._state.storage())
+        return replace(report, tables=(*report.tables, keyed))
 
-        # A scan cut short by the limit must be repeated from where the last whole one began.
-        inputs = load.inputs(scanned_at if is_complete else previous_scan)
-        recipes, users = self.transact(body, inputs=inputs)
-        return load.report(recipes, users, is_complete=is_complete)
+    def upkeep_state(self) -> UpkeepState | None:
+        state = read_state(self._connection, ALIAS, lake_folder(self._settings))
+        return replace(state, is_due=state.is_due or self._state.is_due())
 
-    def maintain(self) -> MaintenanceReport:
-        before = self._storage()
-        cutoff = utc_now() - timedelta(days=self._settings.integer("KURASHIRU_STREAM_RETENTION_DAYS"))
-        with one_thread(self._connection):
-            for task in ("flush_inlined_data", "merge_adjacent_files", "rewrite_data_files"):
-                self._connection.execute(f"call ducklake_{task}('{ALIAS}')")
-        expired = self._connection.execute(
-            f"""
-            select snapshot_id
-            from {ALIAS}.snapshots()
-            where
-                snapshot_time < {literal(cutoff)}
-                and snapshot_id <= (select min(snapshot_id) from ops.stream_offsets)
-                and snapshot_id < (select max(snapshot_id) from {ALIAS}.snapshots())
-            """
-        ).fetchall()
-        if expired:
-            versions = ", ".join(str(snapshot) for (snapshot,) in expired)
-            self._connection.execute(f"call ducklake_expire_snapshots('{ALIAS}', versions => [{versions}])")
-        self._connection.execute(f"call ducklake_cleanup_old_files('{ALIAS}', older_than => now() - interval 1 day)")
-        return MaintenanceReport(*(figure for pair in zip(before, self._storage(), strict=True) for figure in pair))
-
-    def _storage(self) -> tuple[int, int, int]:
-        [(snapshots,)] = self._connection.execute(f"select count(*) from {ALIAS}.snapshots()").fetchall()
-        [(files, size)] = self._connection.execute(
-            f"""
-            select
-                coalesce(sum(file_count + delete_file_count), 0),
-                coalesce(sum(file_size_bytes + delete_file_size_bytes), 0)
-            from ducklake_table_info('{ALIAS}')
-            """
-        ).fetchall()
-        return int(snapshots), int(files), int(size)
+    def _last_consumed(self) -> int:
+        """The newest snapshot that every stream has read."""
+        [(offset,)] = self._connection.execute("select min(snapshot_id) from ops.stream_offsets").fetchall()
+        return int(offset)
 
     def _has_objects(self) -> bool:
         """Whether every table is there, with every column that came later than it."""
         present = set()
+        # From the catalogue: DuckDB's own view of it lists every other database's columns as well, ten times slower.
         for schema, table, column in self._connection.execute(
-            f"select schema_name, table_name, column_name from duckdb_columns() where database_name = '{ALIAS}'"
+            f"""
+            select schemas.schema_name, tables.table_name, columns.column_name
+            from {_CATALOGUE}.ducklake_table as tables
+            inner join {_CATALOGUE}.ducklake_schema as schemas on tables.schema_id = schemas.schema_id
+            inner join {_CATALOGUE}.ducklake_column as columns on tables.table_id = columns.table_id
+            where tables.end_snapshot is null and columns.end_snapshot is null
+            """
         ).fetchall():
             present |= {f"{schema}.{table}", f"{schema}.{table}.{column}"}
-        wanted = {statement.name for statement in self._render("schema", {}, _no_stream) if "." in statement.name}
-        return present >= wanted | {"ops.stream_offsets"}
+        wanted = {statement.name for statement in self._schema() if "." in statement.name}
+        return present >= wanted | {"ops.stream_offsets"} and not lake_tables(self._connection, ALIAS)
+
+    def _schema(self) -> list[Statement]:
+        """Statements that make what is in the lake; keyed tables are not."""
+        statements = self._render("schema", {}, _no_stream)
+        return [one for one in statements if ".".join(one.name.split(".")[:2]) not in KEYED_TABLES]
 
     def _create_objects(self) -> None:
         def body(_: Transaction) -> None:
-            _run(self._connection, self._render("schema", {}, _no_stream))
+            _run(self._connection, self._schema(), None)
             for statement in _ENGINE_TABLES:
                 self._connection.execute(statement)
             for stream in STREAMS:
@@ -425,12 +413,20 @@ class DuckLakeWarehouse(Warehouse):
                     """
                 )
 
+        set_options(self._connection, ALIAS)
         self.transact(body)
+        left = lake_tables(self._connection, ALIAS)
+        if left:
+            carry_over(self._connection, left, self._state)
 
     def _render(
-        self, script: str, parameters: Mapping[str, Parameter], stream: Callable[[str], str]
+        self,
+        script: str,
+        parameters: Mapping[str, Parameter],
+        stream: Callable[[str], str],
+        keyed: KeyedRelations = TABLES,
     ) -> list[Statement]:
-        return render(script, engine=self.engine, stream=stream, parameters=parameters)
+        return render(script, engine=self.engine, stream=stream, parameters=parameters, keyed=keyed)
 
     @cached_property
     def _table_ids(self) -> dict[Stream, str]:
@@ -450,48 +446,76 @@ class DuckLakeWarehouse(Warehouse):
         ).fetchall()
         return str(table_id)
 
-    def _last_scan(self) -> datetime | None:
-        row = self._connection.execute("select max(scanned_at) from raw.loaded_files").fetchone()
-        scanned_at: datetime | None = row[0] if row else None
-        return scanned_at
-
-    def _unloaded(self, landed: list[LandedFile]) -> tuple[list[LandedFile], list[LandedFile]]:
-        """Files to load (new, or failed before and put again), and files put again under a loaded name."""
-        if not landed:
-            return [], []
-        directories = tuple(sorted({file.directory for file in landed}))
-        known: dict[str, list[tuple[str, int, datetime]]] = {}
-        for name, status, byte_count, landed_at in self._connection.execute(
-            "select file_name, status, byte_count, landed_at from raw.loaded_files "
-            f"where directory in {literal(directories)}"
-        ).fetchall():
-            known.setdefault(name, []).append((status, byte_count, landed_at))
-        new: list[LandedFile] = []
-        ignored: list[LandedFile] = []
-        for file in landed:
-            puts = known.get(file.name, [])
-            if any((size, at) == (file.byte_count, file.landed_at) for _, size, at in puts):
-                continue
-            is_loaded = any(status == "loaded" for status, _, _ in puts)
-            (ignored if is_loaded else new).append(file)
-        return new, ignored
-
 
 class _DuckLakeTransaction(Transaction):
     """One attempt at a transaction; remembers which streams it read, up to its own snapshot."""
 
     def __init__(self, warehouse: DuckLakeWarehouse) -> None:
+        self.changes = KeyedChanges(warehouse._connection, warehouse._state)
         self._warehouse = warehouse
-        self._read: dict[str, int] = {}
+        self.read_up_to: dict[str, int] = {}
+        self._unread_in: tuple[int, ...] = ()
+        self._events: pa.Table | None = None
+        self._new_ids: Pending | None = None
 
     def run(self, script: str, **parameters: Parameter) -> RowCounts:
-        return _run(self._warehouse._connection, self._warehouse._render(script, parameters, self._stream))
+        warehouse = self._warehouse
+        with FetchedRelations(warehouse._connection, warehouse._state) as keyed:
+            statements = warehouse._render(script, parameters, self._stream, keyed)
+            return _run(warehouse._connection, statements, self.changes)
 
     def fetch(self, script: str, **parameters: Parameter) -> pa.Table:
-        return _fetch(self._warehouse._connection, self._warehouse._render(script, parameters, self._stream))
+        return self._warehouse._fetch(script, parameters, self._stream)
+
+    def parse_lines(self, *, retention_days: int) -> None:
+        """As SQL does; but lines that this very process has just loaded are parsed where they lie in memory."""
+        unread = self._stream(RAW_EVENTS_STREAM.name)
+        fresh = self._warehouse._loader.fresh_lines
+        if fresh is None or self._unread_in != (fresh.snapshot,):
+            self._parse_in_sql(unread, retention_days)
+            return
+        self._events, others = fresh.parse(retention_days)
+        connection = self._warehouse._connection
+        connection.register("fresh_events", self._events)
+        if others is not None:
+            connection.register("other_lines", others)
+            self._parse_in_sql("other_lines", retention_days)
+            connection.unregister("other_lines")
+        # What reads parsed_lines meets both; a view, so that nothing is copied once more. Its event_id is an
+        # expression: DuckDB would push a filter on a column into Arrow, which it cannot where the column is a UUID.
+        connection.execute("drop table if exists judged_lines; alter table parsed_lines rename to judged_lines")
+        connection.execute(
+            "create temporary view parsed_lines as select * from judged_lines "
+            "union all by name select * replace (case when file_row_number > 0 then event_id end as event_id), "
+            "null::varchar as reject_reason, null::varchar as rejected_payload from fresh_events"
+        )
+
+    def find_repeats(self, batch_id: int, *, duplicates_from: datetime) -> None:
+        """As SQL does, from the ids kept beside the lake."""
+        self._new_ids = find_repeats(
+            self._warehouse._connection,
+            self._warehouse._event_ids,
+            fresh=self._events,
+            judged="parsed_lines" if self._events is None else "judged_lines",
+            batch_id=batch_id,
+            duplicates_from=duplicates_from,
+        )
+
+    def _parse_in_sql(self, lines: str, retention_days: int) -> None:
+        [parse] = self._warehouse._render("stage_parse", {"retention_days": retention_days}, lambda _: lines)
+        self._warehouse._connection.execute(parse.sql)
+
+    def clean_up(self) -> None:
+        """After the commit; a roll-back leaves no view either."""
+        if self._events is not None:
+            self._warehouse._connection.execute("drop view parsed_lines")
+            self._warehouse._connection.unregister("fresh_events")
+            self._warehouse._loader.forget_lines()
+        if self._new_ids is not None:
+            self._warehouse._event_ids.add(self._new_ids)
 
     def move_offsets(self) -> None:
-        for name, snapshot in self._read.items():
+        for name, snapshot in self.read_up_to.items():
             self._warehouse._connection.execute(
                 f"update ops.stream_offsets set snapshot_id = {snapshot} where stream_name = {literal(name)}"
             )
@@ -505,99 +529,13 @@ class _DuckLakeTransaction(Transaction):
                 f"Nothing is lost: kurashiru reset-stream {name} puts the unread lines back in front of the stream"
             )
             raise StaleStreamError(message)
-        self._read[name] = place.latest
+        self.read_up_to[name] = place.latest
+        self._unread_in = place.changed_in
         if not place.status.has_data:
             return f"(select * from {stream.schema}.{stream.table} where false)"
         return (
             f"ducklake_table_insertions('{ALIAS}', '{stream.schema}', '{stream.table}', "
             f"{place.offset + 1}, {place.latest})"
-        )
-
-
-class _Load:
-    """Files read for one load transaction, and what to record of each."""
-
-    def __init__(self, *, loaded_at: datetime, max_bytes: int) -> None:
-        self.loaded_at = loaded_at
-        self.entries: list[dict[str, object]] = []
-        self._max_bytes = max_bytes
-        self._lines: list[pa.Table] = []
-        self._exports: dict[str, list[pa.Table]] = {"recipes": [], "users": []}
-        self._line_count = 0
-        self._delays: list[tuple[float, int]] = []
-
-    def read(self, files: list[LandedFile], max_lines: int) -> bool:
-        """Read files in order until `max_lines` lines; whether all were read."""
-        remaining = list(files)
-        with ThreadPoolExecutor(_READERS) as readers:  # unpacking releases the interpreter
-            while remaining and self._line_count < max_lines:
-                ahead, remaining = remaining[:_READERS], remaining[_READERS:]
-                for file, content in zip(ahead, readers.map(self._content, ahead), strict=True):
-                    self._take(file, content)
-        return not remaining
-
-    def ignore(self, files: Iterable[LandedFile]) -> None:
-        for file in files:
-            self._record(file, "ignored", 0, "put again under a loaded name; not read")
-
-    def inputs(self, scanned_at: datetime | None) -> dict[str, pa.Table]:
-        """What there is to insert: incoming_files, and incoming_lines, _recipes and _users where files had some."""
-        entries = [{**entry, "loaded_at": self.loaded_at, "scanned_at": scanned_at} for entry in self.entries]
-        tables = {"incoming_files": pa.Table.from_pylist(entries, schema=pa.schema(_FILE_COLUMNS))}
-        for kind, exports in self._exports.items():
-            if exports:
-                tables[f"incoming_{kind}"] = _numbered(pa.concat_tables(exports))
-        if self._lines:
-            tables["incoming_lines"] = pa.concat_tables(self._lines)
-        return tables
-
-    def report(self, recipe_count: int, user_count: int, *, is_complete: bool) -> LoadReport:
-        loaded = [entry["kind"] for entry in self.entries if entry["status"] == "loaded"]
-        return LoadReport(
-            line_count=self._line_count,
-            files={str(kind): loaded.count(kind) for kind in dict.fromkeys(loaded)},
-            recipe_count=recipe_count,
-            user_count=user_count,
-            failed=tuple(
-                (str(entry["file_name"]), str(entry["error"])) for entry in self.entries if entry["status"] == "failed"
-            ),
-            ignored=tuple(str(entry["file_name"]) for entry in self.entries if entry["status"] == "ignored"),
-            delays=tuple(self._delays),
-            is_complete=is_complete,
-        )
-
-    def _content(self, file: LandedFile) -> "LineArray | pa.Table | UnreadableFileError":
-        try:
-            if file.kind == "events":
-                return read_lines(file, max_bytes=self._max_bytes)
-            return _read_export(file)
-        except UnreadableFileError as error:
-            return error
-
-    def _take(self, file: LandedFile, content: "LineArray | pa.Table | UnreadableFileError") -> None:
-        if isinstance(content, UnreadableFileError):
-            self._record(file, "failed", 0, str(content))
-            return
-        if isinstance(content, pa.Table):
-            self._exports[file.kind].append(content)
-        elif len(content):
-            self._lines.append(_lines_table(file, content, self.loaded_at))
-            self._line_count += len(content)
-            self._delays.append(((self.loaded_at - file.landed_at).total_seconds(), len(content)))
-        self._record(file, "loaded", len(content), None)
-
-    def _record(self, file: LandedFile, status: str, line_count: int, error: str | None) -> None:
-        self.entries.append(
-            {
-                "file_name": file.name,
-                "directory": file.directory,
-                "kind": file.kind,
-                "status": status,
-                "error": error,
-                "byte_count": file.byte_count,
-                "line_count": line_count,
-                "landed_at": file.landed_at,
-            }
         )
 
 
@@ -630,81 +568,17 @@ def _no_stream(name: str) -> str:
     raise KurashiruError(message)
 
 
-def _run(connection: duckdb.DuckDBPyConnection, statements: list[Statement]) -> RowCounts:
+def _run(connection: duckdb.DuckDBPyConnection, statements: list[Statement], changes: KeyedChanges | None) -> RowCounts:
     counts = {}
     for statement in statements:
+        if statement.keyed is not None and changes is not None:
+            counts[statement.name] = changes.take(statement.keyed)
+            continue
         row = connection.execute(statement.sql).fetchone()
         counts[statement.name] = int(row[0]) if row and isinstance(row[0], int) else 0
     return counts
 
 
-def _fetch(connection: duckdb.DuckDBPyConnection, statements: list[Statement]) -> pa.Table:
-    [statement] = statements
-    return connection.execute(statement.sql).to_arrow_table()
-
-
 def _is_busy(error: duckdb.Error) -> bool:
     text = str(error).lower()
     return "database is locked" in text or "transaction conflict" in text
-
-
-def _read_export(file: LandedFile) -> pa.Table:
-    schema = _EXPORT_COLUMNS[file.kind]
-    try:
-        table = pq.read_table(file.path)
-        missing = [name for name in schema.names if name not in table.column_names]
-        if missing:
-            raise UnreadableFileError(f"columns missing: {', '.join(missing)}")
-        numbers = [
-            field.name
-            for field in schema
-            if pa.types.is_timestamp(field.type) and pa.types.is_integer(table.schema.field(field.name).type)
-        ]
-        if numbers:
-            raise UnreadableFileError(f"numbers where a timestamp must be: {', '.join(numbers)}")
-        table = table.select(schema.names).cast(_with_utc(schema, table)).cast(schema)
-    except (pa.ArrowException, OSError, KeyError) as error:
-        raise UnreadableFileError(f"cannot be read as a {file.kind} export: {error}") from error
-    key = schema.names[0]
-    is_wrong = pc.invert(pc.match_substring_regex(table[key], f"^{ID_PATTERN}$"))
-    wrong = table[key].filter(is_wrong, null_selection_behavior="emit_null")
-    if len(wrong):
-        raise UnreadableFileError(f"{len(wrong)} rows have no valid {key}, the first is {wrong[0].as_py()!r}")
-    if table["updated_at"].null_count:
-        raise UnreadableFileError("updated_at must not be null")
-    is_deleted = pc.if_else(pc.is_null(table["is_deleted"]), False, table["is_deleted"])
-    return table.set_column(table.column_names.index("is_deleted"), "is_deleted", is_deleted)
-
-
-def _numbered(export: pa.Table) -> pa.Table:
-    """With `export_row`, the order of files and rows: what decides between rows updated at the same time."""
-    return export.append_column("export_row", pa.array(np.arange(export.num_rows, dtype=np.int64)))
-
-
-def _with_utc(schema: pa.Schema, table: pa.Table) -> pa.Schema:
-    """`schema`, with times that carry a zone taken as UTC first, so that the cast to naive keeps the instant."""
-    return pa.schema(
-        [
-            pa.field(field.name, pa.timestamp("us", tz="UTC"))
-            if pa.types.is_timestamp(field.type) and _has_zone(table.schema.field(field.name).type)
-            else field
-            for field in schema
-        ]
-    )
-
-
-def _has_zone(data_type: pa.DataType) -> bool:
-    return isinstance(data_type, pa.TimestampType) and data_type.tz is not None
-
-
-def _lines_table(file: LandedFile, lines: LineArray, loaded_at: datetime) -> pa.Table:
-    count = len(lines)
-    return pa.table(
-        {
-            "payload": lines,
-            "file_name": pa.repeat(pa.scalar(file.name), count),
-            "file_row_number": pa.array(np.arange(1, count + 1, dtype=np.int64)),
-            "landed_at": pa.repeat(pa.scalar(file.landed_at, pa.timestamp("us")), count),
-            "loaded_at": pa.repeat(pa.scalar(loaded_at, pa.timestamp("us")), count),
-        }
-    )

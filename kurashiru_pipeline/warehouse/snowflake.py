@@ -379,12 +379,13 @@ class SnowflakeWarehouse(Warehouse):
             name="reset.stream",
         )
 
-    def maintain(self) -> MaintenanceReport:
+    def maintain(self, on_progress: Callable[[str], object] | None = None) -> MaintenanceReport:
         """Remove inputs of the kernel and candidates and answers of deliveries that are a day old.
 
         Snowflake merges files and expires history by itself. The figures: no snapshots, files of the kernel's inputs,
         bytes of these and of the tables (without Time Travel and Fail-safe).
         """
+        started = time.monotonic()
         cutoff = utc_now() - _KEPT
         files = self._input_files()
         before = self._storage(files)
@@ -393,10 +394,22 @@ class SnowflakeWarehouse(Warehouse):
                 "snowflake/forget_deliveries", cutoff=cutoff, last_stage=Stage.REFLECT.value
             )
         )
-        for folder in sorted({file["folder"] for file in files if file["modified_at"] < cutoff}):
+        old = [file for file in files if file["modified_at"] < cutoff]
+        for folder in sorted({file["folder"] for file in old}):
             self._session.rows(f"remove {_INPUTS}/{folder}/", name="maintain.remove")
+            if on_progress is not None:
+                on_progress(f"remove inputs {folder}")
         after = self._storage(self._input_files())
-        return MaintenanceReport(*(figure for pair in zip(before, after, strict=True) for figure in pair))
+        return MaintenanceReport(
+            snapshots_before=0,
+            snapshots_after=0,
+            files_before=before[0],
+            files_after=after[0],
+            bytes_before=before[1],
+            bytes_after=after[1],
+            removed_files=len(old),
+            seconds=time.monotonic() - started,
+        )
 
     def _input_files(self) -> list[dict[str, Any]]:
         """Files of the kernel's inputs; their names begin with that of the stage, then the folder of a micro-batch."""
@@ -409,9 +422,9 @@ class SnowflakeWarehouse(Warehouse):
             for row in self._session.dicts(f"list {_INPUTS}", name="maintain.list")
         ]
 
-    def _storage(self, files: list[dict[str, Any]]) -> tuple[int, int, int]:
+    def _storage(self, files: list[dict[str, Any]]) -> tuple[int, int]:
         size = sum(int(row["bytes"] or 0) for row in self._tables()) + sum(int(file["size"]) for file in files)
-        return 0, len(files), size
+        return len(files), size
 
     def _run(self, script: str, parameters: Mapping[str, Parameter], stream: Callable[[str], str]) -> RowCounts:
         return {

@@ -16,7 +16,8 @@ from kurashiru_pipeline.warehouse.statements import literal
 
 LEASE_SECONDS: Final = 60
 _NAME: Final = "realtime"
-_WAIT_SECONDS: Final = 600.0
+# Longer than a run that drains may hold it (KURASHIRU_RUN_SECONDS), whatever its last micro-batch takes.
+_WAIT_SECONDS: Final = 900.0
 _LOOK_SECONDS: Final = 2.0
 _WORKING: Final = frozenset({"RUNNING", "QUEUED", "BLOCKED", "RESUMING_WAREHOUSE"})
 
@@ -45,7 +46,7 @@ class WriterLease:
             on_wait: told once, with the holder, when there is something to wait for.
 
         Raises:
-            TransientError: somebody else still writes after ten minutes.
+            TransientError: somebody else still writes after a quarter of an hour.
             ConfigurationError: the lease's row is not there.
         """
         deadline = time.monotonic() + _WAIT_SECONDS

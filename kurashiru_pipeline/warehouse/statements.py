@@ -21,10 +21,14 @@ from kurashiru_pipeline.core.events import (
     ID_PATTERN,
     MAX_HOURS_AHEAD,
     MAX_LINE_BYTES,
+    MEANINGFUL_EVENT_NAMES,
     TIME_PATTERN,
     UUID_PATTERN,
 )
+from kurashiru_pipeline.core.items import DEFAULT_USER
+from kurashiru_pipeline.core.segments import PLATFORM_SEGMENTS, TAG_SEGMENTS
 from kurashiru_pipeline.warehouse.base import Parameter
+from kurashiru_pipeline.warehouse.keyed_tables import KEY, KEYED_TABLES, KeyedTable
 
 SQL_FOLDER = Path(__file__).resolve().parent.parent / "sql"
 CONTRACT: Final[Mapping[str, Parameter]] = {
@@ -34,10 +38,12 @@ CONTRACT: Final[Mapping[str, Parameter]] = {
     "id_pattern": ID_PATTERN,
     "event_name_pattern": EVENT_NAME_PATTERN,
     "time_pattern": TIME_PATTERN,
+    "meaningful_event_names": MEANINGFUL_EVENT_NAMES,
+    "lists_of_nobody": (DEFAULT_USER, *PLATFORM_SEGMENTS, *TAG_SEGMENTS),
 }
-"""What the contract of a behaviour event fixes (docs/contracts.md): every script may use it."""
+"""What the contracts fix of events and of lists (docs/contracts.md): every script may use it."""
 
-_STATEMENT_MARK = re.compile(r"^-- statement: ([\w.]+)$", re.MULTILINE)
+_STATEMENT_MARK = re.compile(r"^-- statement: ([\w.]+)(?: (from|to|all of) ([\w.]+))?$", re.MULTILINE)
 _ARRAY_COLUMN = re.compile(r"^\s*(\w+) \{\{ array_type\('(\w+)'\) \}\}", re.MULTILINE)
 
 
@@ -49,21 +55,89 @@ class Variable:
 
 
 @dataclass(frozen=True)
+class KeyedChange:
+    """A statement that replaces rows of a keyed table, for an engine that does not keep it as a table.
+
+    Attributes:
+        verb: `from` (rows of the users of the query go), `to` (the rows of the query come), `all of` (all rows go).
+        query: of user_id, or of rows in the order of the table's columns; empty for all rows.
+    """
+
+    verb: str
+    table: KeyedTable
+    query: str
+
+    @property
+    def sql(self) -> str:
+        """The same where it is a table."""
+        if self.verb == "to":
+            return f"insert into {self.table.name}\n{self.query}"
+        return f"delete from {self.table.name}" + (f"\nwhere {KEY} in (\n{self.query}\n)" if self.query else "")
+
+
+@dataclass(frozen=True)
 class Statement:
-    """One named statement, ready to run."""
+    """One named statement, ready to run; `keyed`: what it does, if that is to a keyed table."""
 
     name: str
     sql: str
+    keyed: KeyedChange | None = None
+
+
+class KeyedRelations:
+    """What a script may read of keyed tables, where they are tables like others.
+
+    An engine that keeps them elsewhere answers for the users of a query; the script still has to choose its rows, since
+    here it is given those of everybody.
+    """
+
+    def rows(self, table: str, users: str) -> str:
+        """A relation with, at least, the rows of the users of a query of user_id."""
+        return table
+
+    def part(self, table: str, part: str, parts: str) -> str:
+        """A relation of a share of all rows; there are as many as Warehouse.parts says, which is one here."""
+        if (int(part), int(parts)) != (0, 1):
+            message = f"{table} is read whole here, not in {parts} parts"
+            raise ValueError(message)
+        return table
+
+    def row_counts(self, table: str, users: str) -> str:
+        """A relation of user_id and row_count, for users who have rows, at least those of a query."""
+        return f"(select {KEY}, count(*) as row_count from {table} group by {KEY})"
+
+    def has_rows(self, table: str) -> str:
+        """Whether there is any row."""
+        return f"(exists (select 1 from {table}))"
+
+    def counted(self, table: str) -> str:
+        """How many users count (KeyedTable.uncounted)."""
+        uncounted = KEYED_TABLES[table].uncounted
+        return (
+            f"(select count(distinct {KEY}) from {table} where {KEY} not like '#%'"
+            + (f" and not {uncounted}" if uncounted else "")
+            + ")"
+        )
+
+
+TABLES: Final = KeyedRelations()
 
 
 def render(
-    script: str, *, engine: str, stream: Callable[[str], str], parameters: Mapping[str, Parameter | Variable]
+    script: str,
+    *,
+    engine: str,
+    stream: Callable[[str], str],
+    parameters: Mapping[str, Parameter | Variable],
+    keyed: KeyedRelations = TABLES,
 ) -> list[Statement]:
     """Statements of sql/<script>.sql for `engine`, in order. `{{ query('name') }}` is the one query of another script.
 
     Args:
         script: name below the folder, with forward slashes: `collect`, `snowflake/copy_history`.
         stream: what `{{ stream('name') }}` stands for: the expression that reads and marks the stream.
+        keyed: what `{{ keyed('table', users) }}`, `{{ keyed_part(..) }}`, `{{ keyed_row_counts(..) }}`,
+            `{{ keyed_has_rows('table') }}` and `{{ keyed_counted('table') }}` stand for.
         parameters: values besides CONTRACT; each becomes a literal. A mapping becomes a mapping of literals, a list
             `('a', 'b')`, a variable `:name`.
 
@@ -74,13 +148,24 @@ def render(
     literals = {name: _in_sql(value) for name, value in {**CONTRACT, **parameters}.items()}
 
     def query(other: str) -> str:
-        [statement] = render(other, engine=engine, stream=stream, parameters=parameters)
+        [statement] = render(other, engine=engine, stream=stream, parameters=parameters, keyed=keyed)
         return statement.sql
 
-    return [
-        Statement(name, template.render(stream=stream, query=query, **literals).strip().rstrip(";"))
-        for name, template in _templates(engine, script)
-    ]
+    names = {
+        "stream": stream,
+        "query": query,
+        "keyed": keyed.rows,
+        "keyed_part": keyed.part,
+        "keyed_row_counts": keyed.row_counts,
+        "keyed_has_rows": keyed.has_rows,
+        "keyed_counted": keyed.counted,
+    }
+    statements = []
+    for name, verb, table, template in _templates(engine, script):
+        sql = template.render(**names, **literals).strip().rstrip(";")
+        change = KeyedChange(verb, KEYED_TABLES[table], sql) if verb else None
+        statements.append(Statement(name, change.sql if change else sql, change))
+    return statements
 
 
 @cache
@@ -133,11 +218,16 @@ def _in_sql(value: Parameter | Variable) -> str | dict[str, str]:
 
 
 @cache
-def _templates(engine: str, script: str) -> list[tuple[str, jinja2.Template]]:
-    """(name, template) of each statement. Split before rendering, so that no value can look like a mark."""
+def _templates(engine: str, script: str) -> list[tuple[str, str | None, str, jinja2.Template]]:
+    """(name, verb, keyed table, template) of each statement. Split before rendering, so that no value can look like a
+    mark.
+    """
     environment = _environment(engine)
     parts = _STATEMENT_MARK.split((SQL_FOLDER / f"{script}.sql").read_text(encoding="utf-8"))[1:]
-    return [(name, environment.from_string(sql)) for name, sql in zip(parts[::2], parts[1::2], strict=True)]
+    return [
+        (name, verb, table, environment.from_string(sql))
+        for name, verb, table, sql in zip(parts[::4], parts[1::4], parts[2::4], parts[3::4], strict=True)
+    ]
 
 
 @cache

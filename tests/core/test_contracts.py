@@ -13,7 +13,7 @@ from kurashiru_pipeline.local import landing
 from kurashiru_pipeline.local.catalogue import AUTHOR_TYPES, VALUE_TAGS
 from kurashiru_pipeline.realtime import lookup
 from kurashiru_pipeline.serving.dynamodb import Outcome
-from kurashiru_pipeline.warehouse import ducklake
+from kurashiru_pipeline.warehouse.exports import EXPORT_COLUMNS
 
 CONTRACTS = (PROJECT_ROOT / "docs" / "contracts.md").read_text(encoding="utf-8")
 NOW = datetime(2026, 11, 23, 9, 30, tzinfo=UTC)
@@ -83,7 +83,7 @@ def test_columns_of_an_export(title: str, kind: str, simulated: pa.Schema) -> No
         pa.timestamp("us", tz="UTC"): "timestamp, UTC",
     }
     documented = {name: cells[0] for name, cells in table(title, "column").items()}
-    for schema in (ducklake._EXPORT_COLUMNS[kind], simulated):
+    for schema in (EXPORT_COLUMNS[kind], simulated):
         assert {field.name: types[field.type] for field in schema} == documented
         assert schema.names == list(documented)
 
@@ -128,7 +128,7 @@ def test_lists_for_people_without_one() -> None:
 
 def test_reason_codes_and_how_they_are_shown() -> None:
     documented = table("DynamoDB item", "code")
-    codes = {**items._PLAIN_OF_CODE, **{f"{code}0": kind for kind, code in items._CODE_OF_KIND.items()}}
+    codes = {**items._PLAIN_OF_CODE, **{f"{code}0": kind for kind, code in items.CODE_OF_KIND.items()}}
     assert {code: in_code(cells[0])[0].partition(":")[0] for code, cells in documented.items()} == codes
     shown = {codes[code]: cells[1] for code, cells in documented.items()}
     assert shown == {kind: phrase.replace("{}", "...") for kind, phrase in lookup._PHRASES.items()}

@@ -75,7 +75,7 @@ def features_of(some: pa.Table, chunk: tuple[int, int]) -> list[dict[str, np.nda
     shortlist = ranker.shortlist(candidates)
     row, at = np.nonzero(shortlist.present)
     column = shortlist.column[row, at]
-    values = feature_values(ranker.catalogue, ranker.recipes, candidates, ranker.weights, row, column)
+    values = feature_values(ranker.recipes, candidates, ranker.weights, row, column)
     made: list[dict[str, np.ndarray]] = [{} for _ in range(*chunk)]
     for user, of, value in zip(row, shortlist.recipe[row, at], values, strict=True):
         made[user][ranker.catalogue.recipe_ids[int(of)].as_py()] = value
@@ -161,3 +161,33 @@ print(sorted({"lightgbm", "sklearn"} & sys.modules.keys()))
 """
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert ran.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("leaves", [2, 15, 64])
+def test_the_walk_through_the_trees_is_that_of_lightgbm(leaves: int) -> None:
+    random = np.random.default_rng(leaves)
+    values = random.normal(0, 1, (2000, len(FEATURES)))
+    values[random.random(values.shape) < 0.2] = 0.0
+    target = values[:, 0] * values[:, 1] + values[:, 2]
+    data = lightgbm.Dataset(values, target, feature_name=list(FEATURES))
+    rules = {"objective": "regression", "num_leaves": leaves, "min_data_in_leaf": 5, "num_threads": 1, "verbose": -1}
+    booster = lightgbm.train(rules, data, 40)
+    for rows in (values, values[:1], values[:65], values[:0]):
+        expected = booster.predict(rows, raw_score=True).tolist() if len(rows) else []
+        assert predicted(booster.model_to_string(), rows).tolist() == expected
+
+
+def test_a_model_of_trees_without_a_split_says_one_thing() -> None:
+    values = random_features(30)
+    data = lightgbm.Dataset(values, np.full(30, 2.5), feature_name=list(FEATURES))
+    booster = lightgbm.train({"objective": "regression", "verbose": -1}, data, 3)
+    assert predicted(booster.model_to_string(), values).tolist() == booster.predict(values, raw_score=True).tolist()
+
+
+@pytest.mark.parametrize("rules", [{"num_leaves": 100, "min_data_in_leaf": 1}, {"zero_as_missing": True}])
+def test_trees_of_another_kind_are_refused(rules: dict[str, Any]) -> None:
+    values = np.random.default_rng(1).normal(0, 1, (3000, len(FEATURES)))
+    data = lightgbm.Dataset(values, values[:, 0] * values[:, 1], feature_name=list(FEATURES))
+    booster = lightgbm.train({"objective": "regression", "verbose": -1, **rules}, data, 2)
+    with pytest.raises(ConfigurationError, match=r"the re-ranker of the model artifact has a tree .*; train anew"):
+        predicted(booster.model_to_string(), values[:5])

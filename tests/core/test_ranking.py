@@ -11,11 +11,9 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import sparse
 
 from kurashiru_pipeline.core import ranking
 from kurashiru_pipeline.core.artifact import ModelArtifact
-from kurashiru_pipeline.core.columns import product
 from kurashiru_pipeline.core.impersonal import impersonal_profiles
 from kurashiru_pipeline.core.items import DEFAULT_USER
 from kurashiru_pipeline.core.model import BLEND_SCALE
@@ -925,15 +923,3 @@ def test_neither_company_nor_order_nor_threads_change_a_list(monkeypatch: pytest
     backwards = pa.array(np.arange(users)[::-1])
     assert lists(profiles.take(backwards)).equals(made.take(backwards))
     assert lists(profiles.slice(30, 1)).equals(made.slice(30, 1))
-
-
-@given(st.integers(0, 2**32 - 1), st.integers(0, 30), st.integers(1, 40))
-def test_the_sparse_product_is_that_of_scipy(seed: int, height: int, width: int) -> None:
-    random = np.random.default_rng(seed)
-    left, right = (
-        sparse.random_array(shape, density=0.2, format="csr", dtype=np.float32, rng=random)
-        for shape in ((height, 25), (25, width))
-    )
-    offsets, columns, values = product(left, right)
-    ours = sparse.csr_array((values, columns, offsets), shape=(height, width)).toarray()
-    assert np.array_equal(ours, (left @ right).toarray())

@@ -87,7 +87,7 @@ def test_a_code_server_that_is_told_to_stop_finishes_its_run_and_a_lost_one_is_h
 
 def _in_pool(instance: dg.DagsterInstance, run_id: str) -> tuple[float, float]:
     """From when to when a run was in the pool of the analytics lake."""
-    steps = instance.get_run_step_stats(run_id, ["maintain_marts", "remove_old_versions_and_runs"])
+    steps = instance.get_run_step_stats(run_id, ["analytics_upkeep", "run_history"])
     assert len(steps) == 2
     times = [(step.start_time, step.end_time) for step in steps]
     return min(start for start, _ in times if start), max(end for _, end in times if end)

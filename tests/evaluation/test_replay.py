@@ -139,5 +139,5 @@ def test_lessons_end_where_the_test_begins(replay: Replay) -> None:
     assert spans[-1][1] == cuts.test_from
     sizes = [replay.before(end) - replay.before(begin) for begin, end in spans]
     assert max(sizes) - min(sizes) <= 10
-    assert sum(sizes) == pytest.approx(0.4 * replay.before(cuts.test_from), abs=10)
+    assert sum(sizes) == pytest.approx(0.7 * replay.before(cuts.test_from), abs=10)
     assert all(end == begin for (_, end), (begin, _) in itertools.pairwise(spans))

@@ -98,7 +98,7 @@ def test_the_manifest_is_the_truth(history: Path) -> None:
     duplicates=st.sampled_from([0.0, 0.01, 0.3]),
     malformed=st.sampled_from([0.0, 0.01, 0.3]),
     late=st.sampled_from([0.0, 0.01, 0.3]),
-    days=st.sampled_from([0.01, 1.0, 30.0]),
+    days=st.sampled_from([0.0005, 0.01, 1.0, 30.0]),
     file_lines=st.sampled_from([1, 7, 1_000]),
 )
 def test_small_and_odd_runs_are_true_too(tmp_path_factory: pytest.TempPathFactory, events: int, **odd: float) -> None:

@@ -56,6 +56,7 @@ def test_from_nothing_to_a_list_with_reasons(kurashiru: Any, settings: Settings)
     assert "nothing pending" in kurashiru("drain").output
     assert "is not stale" in kurashiru("reset-stream", "raw_behavior_events").output
     assert json.loads(kurashiru("maintain", "--json").stdout)["files_after"] > 0
+    assert "the longest" in kurashiru("maintain").output
 
 
 @pytest.mark.parametrize("engine", ["ducklake"], indirect=True)

@@ -11,7 +11,8 @@ from kurashiru_pipeline.core.segments import TAG_SEGMENTS, fallbacks
 from kurashiru_pipeline.environment import Settings
 from kurashiru_pipeline.realtime.drain import Tally, drain
 from kurashiru_pipeline.realtime.micro_batch import MicroBatchPipeline
-from tests import state
+from kurashiru_pipeline.warehouse.ducklake import DuckLakeWarehouse
+from tests import keyed, state
 from tests.traffic import TAGS, event, land, land_events, land_recipes, land_users
 
 Open = Callable[..., MicroBatchPipeline]
@@ -176,15 +177,17 @@ def test_a_lake_from_before_is_carried_over(open_pipeline: Open, settings: Setti
     land(settings.landing, "a", events=40, users=3)
     pipeline = open_pipeline()
     _drain(pipeline)
-    added = {
-        "recommendation.user_profiles": ("recipe_ages", "recipe_counts", "recipe_daytimes"),
-        "ops.batches": ("preference_user_count",),
-    }
-    for table, columns in added.items():
-        for column in columns:
-            pipeline.warehouse._connection.execute(f"alter table {table} drop column {column}")  # type: ignore[attr-defined]
+    assert isinstance(pipeline.warehouse, DuckLakeWarehouse)
+    connection = pipeline.warehouse._connection
+    connection.execute("alter table ops.batches drop column preference_user_count")
+    relation = keyed.in_sql(pipeline.warehouse, "recommendation.user_profiles")
+    connection.execute(
+        "create table recommendation.user_profiles as "
+        f"select * exclude (recipe_ages, recipe_counts, recipe_daytimes) from {relation}"
+    )
+    keyed.empty(pipeline.warehouse, "recommendation.user_profiles")
     for table in ("ops.pending_preferences", "ops.batch_preferences", "recommendation.segment_popularity"):
-        pipeline.warehouse._connection.execute(f"drop table {table}")  # type: ignore[attr-defined]
+        connection.execute(f"drop table {table}")
 
     pipeline = open_pipeline()
     assert state.rows(pipeline.warehouse, "select count(*) from recommendation.user_profiles") == [(3,)]

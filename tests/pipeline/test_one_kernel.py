@@ -34,7 +34,7 @@ def refusing(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> NoReturn:
         raise AskedTheKernel
 
-    monkeypatch.setattr(ranking.Ranker, "picks", refuse)
+    monkeypatch.setattr(ranking.Ranker, "lists", refuse)
 
 
 def test_every_path_names_the_same_function() -> None:

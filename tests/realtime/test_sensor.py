@@ -74,6 +74,25 @@ def test_nothing_is_requested_while_a_run_is_in_flight(
     assert "is queued or running" in str(_tick(definitions, instance))
 
 
+def test_while_a_run_is_in_flight_the_lake_is_left_to_it(
+    definitions: dg.Definitions, instance: dg.DagsterInstance
+) -> None:
+    looks: list[None] = []
+
+    def pending() -> str:
+        looks.append(None)
+        return "files have landed"
+
+    run = instance.create_run_for_job(definitions.resolve_job_def(MICRO_BATCH_JOB), status=dg.DagsterRunStatus.STARTED)
+    watch = sensors.RunsWatch(MICRO_BATCH_JOB)
+    for _ in range(3):
+        assert "is queued or running" in watch.look(instance, pending).reason
+    assert (len(looks), watch.in_flight) == (1, run.run_id)
+    instance.report_run_failed(run)
+    assert "1 runs failed in a row" in watch.look(instance, pending).reason
+    assert (len(looks), watch.in_flight) == (2, None)
+
+
 def test_failures_back_off_and_a_success_forgets_them(
     definitions: dg.Definitions, instance: dg.DagsterInstance, settings: Settings
 ) -> None:

@@ -13,7 +13,7 @@ from botocore.awsrequest import AWSResponse
 
 from kurashiru_pipeline.core.items import Item, build_item
 from kurashiru_pipeline.environment import Environment, Settings
-from kurashiru_pipeline.serving.dynamodb import RecommendationTable, connect
+from kurashiru_pipeline.serving.dynamodb import BATCH_ITEMS, RecommendationTable, connect
 
 NOW = datetime(2026, 11, 23, 9, 30)
 TABLE = "recommendations"
@@ -140,8 +140,10 @@ class Rig:
         self.faults.clear()
         self.time = Time()
         self.table = self.make_table()
-        for item in self.client.scan(TableName=TABLE)["Items"]:
-            self.client.delete_item(TableName=TABLE, Key={"user_id": item["user_id"]})
+        items = self.client.scan(TableName=TABLE)["Items"]
+        for start in range(0, len(items), BATCH_ITEMS):
+            keys = [{"user_id": item["user_id"]} for item in items[start : start + BATCH_ITEMS]]
+            self.client.batch_write_item(RequestItems={TABLE: [{"DeleteRequest": {"Key": key}} for key in keys]})
 
     def make_table(self, **options: Any) -> RecommendationTable:
         rng = random.Random(7)

@@ -200,7 +200,7 @@ def test_refused_access_is_a_configuration_error_and_stops_the_write(rig: Rig) -
     rig.faults.on("BatchWriteItem", lambda call, request: error(400, "AccessDeniedException"))
     with pytest.raises(ConfigurationError, match="AccessDeniedException"):
         rig.table.write([make_item(user) for user in range(1000)])
-    assert rig.faults.calls["BatchWriteItem"] <= 4
+    assert rig.faults.calls["BatchWriteItem"] <= 8
 
 
 def test_table_that_vanishes_half_way_is_reported_not_raised(rig: Rig) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
 
+import pyarrow as pa
 import pytest
 from botocore.exceptions import ReadTimeoutError
 from faulty_dynamodb import TABLE, THROTTLED, Answer, Rig, error, make_item, users_of
@@ -21,7 +22,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from put_items_calls import EXPIRES_AT, GENERATED_AT, HEADERS, TOMBSTONE, Value, body_of, event_of, recommendation
 
-from kurashiru_pipeline.core.items import DEFAULT_USER, Item, build_item, content_hash, decode_item, supersedes
+from kurashiru_pipeline.core.item_columns import encode_lists
+from kurashiru_pipeline.core.items import DEFAULT_USER, Item, content_hash, decode_item, supersedes
 from kurashiru_pipeline.environment import Environment, Settings
 from kurashiru_pipeline.errors import ConfigurationError
 from kurashiru_pipeline.serving import edge_package, lambda_handler
@@ -690,29 +692,27 @@ recipe = st.from_regex("[A-Za-z0-9_-]{1,64}", fullmatch=True)
 lists = st.lists(st.tuples(recipe, reasons, scores), min_size=1, max_size=20)
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.dictionaries(recipe, lists, min_size=1, max_size=4), st.sampled_from(["{!r}", "{:.15g}", "{:.17g}", "{:.6f}"])
 )
 def test_items_are_the_same_to_the_byte_on_both_ways(
     rig: Rig, given: dict[str, list[tuple[str, str, float]]], form: str
 ) -> None:
-    rig.empty()
-    direct = [
-        build_item(
-            user,
-            recipe_ids=[recipe_id for recipe_id, _, _ in ranked],
-            reasons=[reason for _, reason, _ in ranked],
-            scores=[score for _, _, score in ranked],
-            algorithm="m1",
-            version=7,
-            generated_at=decode_item(make_item(1)).generated_at,
-            expires_at=decode_item(make_item(1)).expires_at,
-        )
-        for user, ranked in given.items()
-    ]
-    assert rig.plain.write(direct).written == len(given)
-    written = items(rig)
+    times = decode_item(make_item(1))
+    columns = {
+        "user_id": pa.array(list(given)),
+        "version": pa.array([7] * len(given), pa.int64()),
+        "recipe_ids": pa.array([[recipe_id for recipe_id, _, _ in ranked] for ranked in given.values()]),
+        "reasons": pa.array([[reason for _, reason, _ in ranked] for ranked in given.values()]),
+        "scores": pa.array([[score for _, _, score in ranked] for ranked in given.values()]),
+        "algorithm": pa.array(["m1"] * len(given)),
+        "generated_at": pa.array([times.generated_at] * len(given), pa.timestamp("us")),
+    }
+    encoded = encode_lists(pa.table(columns), times.expires_at)
+    direct = [json.loads(item) for item in encoded.items]
+    assert rig.plain.write_encoded(dict(zip(given, encoded.items, strict=True))).written == len(given)
+    written = {user: item for user, item in items(rig).items() if user in given}
     rig.empty()
     rows = []
     for user, ranked in given.items():

@@ -54,6 +54,7 @@ def test_the_zip_holds_what_the_handlers_need_and_no_more(tmp_path: Path) -> Non
         ".",
         "kurashiru_pipeline",
         "kurashiru_pipeline/core",
+        "kurashiru_pipeline/core/kernels",
         "kurashiru_pipeline/snowpark",
     }
 

@@ -16,7 +16,8 @@ from kurashiru_pipeline.warehouse.statements import CONTRACT, SQL_FOLDER
 COMMON = sorted(path.stem for path in SQL_FOLDER.glob("*.sql"))
 SNOWFLAKE = sorted(f"snowflake/{path.stem}" for path in SQL_FOLDER.glob("snowflake/*.sql"))
 MOMENT = datetime(2026, 11, 23, 9, 30)
-_GLOBALS = {"fields", "engine", "stream", "query"}
+_KEYED = {"keyed", "keyed_part", "keyed_row_counts", "keyed_has_rows", "keyed_counted"}
+_GLOBALS = {"fields", "engine", "stream", "query", *_KEYED}
 _VALUES: dict[str, Any] = {
     "action_weights": {"recipe_view": 0.5, "recipe_cooked": 3.0},
     "as_of": MOMENT.isoformat(),
@@ -30,6 +31,7 @@ _VALUES: dict[str, Any] = {
     "impersonal_profiles": '[{"user_id": "#default", "as_of": "2026-11-23T09:30:00"}]',
     "latest_parts_first": {"night": 21, "morning": 5},
     "model_version": "v1",
+    "part": 0,
     "part_over_midnight": "night",
     "platforms": ["ios", "web"],
     "segment_prefix": "#segment:",
@@ -44,6 +46,13 @@ _EPOCH = {"generated_at": 1_795_426_200, "expires_at": 1_798_018_200}
 
 def source_of(script: str) -> str:
     return (SQL_FOLDER / f"{script}.sql").read_text(encoding="utf-8")
+
+
+def changes_tables(script: str) -> bool:
+    """Whether a script is no query."""
+    source = source_of(script)
+    verbs = any(f"\n{verb} " in source for verb in ("insert", "delete", "update", "create", "copy"))
+    return verbs or bool(re.search(r"^-- statement: [\w.]+ ", source, re.MULTILINE))
 
 
 def parameters_of(script: str) -> dict[str, Any]:

@@ -33,9 +33,11 @@ from kurashiru_pipeline.warehouse.base import (
     Warehouse,
 )
 from kurashiru_pipeline.warehouse.ducklake import DuckLakeWarehouse
+from kurashiru_pipeline.warehouse.keyed_tables import KEYED_TABLES
 from kurashiru_pipeline.warehouse.snowflake import SnowflakeWarehouse
 from kurashiru_pipeline.warehouse.snowflake_arrow import column_definitions, column_readers, from_snowflake, to_ndjson
 from kurashiru_pipeline.warehouse.statements import Statement, array_columns, render
+from tests import keyed
 from tests.snowflake.account import deployed, variables
 from tests.traffic import put
 
@@ -169,9 +171,23 @@ class DuckTables(Tables):
 class Lake(DuckTables):
     """The near-real-time lake of `settings`; the one writer while it is open."""
 
+    warehouse: DuckLakeWarehouse
+
     def __init__(self, settings: Settings) -> None:
         warehouse = DuckLakeWarehouse.open(settings)
         super().__init__(settings, warehouse, warehouse._connection)
+
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        return super().rows(keyed.in_sql(self.warehouse, query))
+
+    def dicts(self, query: str) -> list[dict[str, Any]]:
+        return super().dicts(keyed.in_sql(self.warehouse, query))
+
+    def insert(self, table: str, rows: pa.Table | Sequence[Mapping[str, Any]]) -> None:
+        if table not in KEYED_TABLES:
+            super().insert(table, rows)
+        elif len(rows):
+            keyed.insert(self.warehouse, table, _table(rows))
 
     def reopen(self) -> None:
         """Close and open again, as a new process would."""
@@ -307,7 +323,7 @@ class _PlainWarehouse(Warehouse, Transaction):
     def reset_stream(self, stream: Stream) -> int:
         raise NotImplementedError
 
-    def maintain(self) -> MaintenanceReport:
+    def maintain(self, on_progress: Callable[[str], object] | None = None) -> MaintenanceReport:
         raise NotImplementedError
 
     def _render(self, script: str, parameters: Mapping[str, Parameter]) -> list[Statement]:

@@ -68,7 +68,7 @@ def erase(tables: Tables, *users: str, batch_id: int = BATCH) -> None:
 
 def changed(tables: Tables, *, batch_id: int = BATCH, is_resend: bool = False) -> dict[str, dict[str, Any]]:
     rows = tables.warehouse.fetch(
-        "changed_items", batch_id=batch_id, is_resend=is_resend, refresh_before=REFRESH_BEFORE
+        "changed_items", batch_id=batch_id, is_resend=is_resend, refresh_before=REFRESH_BEFORE, part=0, parts=1
     ).to_pylist()
     assert [row["user_id"] for row in rows] == sorted({row["user_id"] for row in rows})
     return {row["user_id"]: row for row in rows}
@@ -226,20 +226,34 @@ def test_a_resend_forgets_and_sends_everything_once(fresh_tables: Tables) -> Non
     ]
 
 
-def test_delivered_items_are_those_of_a_batch_or_all_that_still_live(fresh_tables: Tables) -> None:
-    deliver(fresh_tables, [("u1", "a", False), ("u2", "", True)], version=1)
-    deliver(fresh_tables, [("u3", "a", False)], version=2, delivered_at=NOW - timedelta(days=1))
+def test_delivered_items_are_those_of_a_batch_or_all_with_what_still_lives(fresh_tables: Tables) -> None:
+    def has_delivered() -> bool:
+        [row] = fresh_tables.warehouse.fetch("has_delivered").to_pylist()
+        return bool(row["has_delivered"])
 
-    def delivered(**changes: Any) -> list[str]:
-        parameters = {"batch_id": 1, "is_everything": False, "at_most": 10, "delivered_since": NOW - timedelta(days=2)}
-        rows = fresh_tables.warehouse.fetch("delivered_items", **{**parameters, **changes}).to_pylist()
+    assert not has_delivered()
+    deliver(fresh_tables, [("u1", "a", False), ("u2", "", True), ("#default", "b", False)], version=1)
+    deliver(fresh_tables, [("u3", "a", False)], version=2, delivered_at=NOW - timedelta(days=1))
+    erase(fresh_tables, "u2", batch_id=1)
+    events = [{"user_id": user, "event_name": "search"} for user in ("u1", "u3")]
+    fresh_tables.stage_events(1, events[:1])
+    fresh_tables.stage_events(2, events)
+
+    def sample(batch_id: int, at_most: int = 10) -> list[str]:
+        rows = fresh_tables.warehouse.fetch("delivered_items", batch_id=batch_id, at_most=at_most).to_pylist()
         return [row["user_id"] for row in rows]
 
-    assert delivered() == ["u1", "u2"]
-    assert delivered(batch_id=2) == ["u3"]
-    assert delivered(batch_id=0, is_everything=True) == ["u1", "u2", "u3"]
-    assert delivered(batch_id=0, is_everything=True, delivered_since=NOW) == ["u1", "u2"]
-    assert delivered(at_most=1) == ["u1"]
+    assert sample(1) == ["#default", "u1", "u2"]
+    assert sample(2) == ["u3"]
+    assert sample(1, at_most=1) == ["#default"]
+    rows = fresh_tables.warehouse.fetch("delivered_part", delivered_since=NOW, part=0, parts=1).to_pylist()
+    assert sorted(rows, key=lambda row: str(row["user_id"])) == [
+        {"user_id": "#default", "version": 1, "is_tombstone": False, "is_recent": True},
+        {"user_id": "u1", "version": 1, "is_tombstone": False, "is_recent": True},
+        {"user_id": "u2", "version": 1, "is_tombstone": True, "is_recent": True},
+        {"user_id": "u3", "version": 2, "is_tombstone": False, "is_recent": False},
+    ]
+    assert has_delivered()
 
 
 def test_batches_are_unfinished_until_they_are_delivered(fresh_tables: Tables) -> None:

@@ -11,11 +11,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from kurashiru_pipeline.warehouse import landed_files
 from kurashiru_pipeline.warehouse.landed_files import (
+    EVERYWHERE_SECONDS,
     LandedFile,
+    Landing,
     UnreadableFileError,
-    find_landed_files,
-    folder_signature,
     read_lines,
 )
 from tests.traffic import put
@@ -34,8 +35,18 @@ def lines_of(folder: Path, content: bytes, max_bytes: int = MEGABYTE) -> list[st
     return read_lines(landed(folder, content), max_bytes=max_bytes).to_pylist()
 
 
+def nothing_settled(name: str, inode: int) -> bool:
+    return False
+
+
+def found(landing: Path, changed_since: datetime | None = None) -> list[LandedFile]:
+    look = Landing(landing)
+    look.begin(changed_since)
+    return look.find(nothing_settled)
+
+
 def names(landing: Path, changed_since: datetime | None = None) -> list[str]:
-    return [file.name for file in find_landed_files(landing, changed_since=changed_since)]
+    return [file.name for file in found(landing, changed_since)]
 
 
 def now() -> datetime:
@@ -48,19 +59,20 @@ TWO_LINES = b'{"a": 1}\n{"b": "\xe9\xb6\x8f"}\n'
 @pytest.mark.parametrize(
     ("content", "lines"),
     [
-        (TWO_LINES, ['{"a": 1}\n', '{"b": "鶏"}\n']),
-        (gzip.compress(TWO_LINES), ['{"a": 1}\n', '{"b": "鶏"}\n']),
-        (gzip.compress(b"one\ntw") + gzip.compress(b"o\nthree\n"), ["one\n", "two\n", "three\n"]),
+        (TWO_LINES, ['{"a": 1}', '{"b": "鶏"}']),
+        (gzip.compress(TWO_LINES), ['{"a": 1}', '{"b": "鶏"}']),
+        (gzip.compress(b"one\ntw") + gzip.compress(b"o\nthree\n"), ["one", "two", "three"]),
         (gzip.compress(b"") + gzip.compress(b"one") + gzip.compress(b""), ["one"]),
         (b"", []),
         (gzip.compress(b""), []),
-        (b"\n", ["\n"]),
-        (b"one\n\n\ntwo", ["one\n", "\n", "\n", "two"]),
-        (gzip.compress(b"one\r\ntwo\r\n"), ["one\r\n", "two\r\n"]),
-        (gzip.compress(b"one\ntwo"), ["one\n", "two"]),
-        ("a\u2028b\x0bc\x85\n".encode(), ["a\u2028b\x0bc\x85\n"]),
-        (b"a\x00b\n", ["a\x00b\n"]),
-        (b"good\n\xff\xfebad\xe3\ngood", ["good\n", "\\xff\\xfebad\\xe3\n", "good"]),
+        (b"\n", [""]),
+        (b"one\n\n\ntwo", ["one", "", "", "two"]),
+        (b"as long: 12b\nlonger: 13 by\n", ["as long: 12b", "longer: 13 by"]),
+        (gzip.compress(b"one\r\ntwo\r\n"), ["one\r", "two\r"]),
+        (gzip.compress(b"one\ntwo"), ["one", "two"]),
+        ("a\u2028b\x0bc\x85\n".encode(), ["a\u2028b\x0bc\x85"]),
+        (b"a\x00b\n", ["a\x00b"]),
+        (b"good\n\xff\xfebad\xe3\ngood", ["good", "\\xff\\xfebad\\xe3", "good"]),
     ],
     ids=[
         "plain",
@@ -71,6 +83,7 @@ TWO_LINES = b'{"a": 1}\n{"b": "\xe9\xb6\x8f"}\n'
         "empty gzip",
         "one empty line",
         "empty lines",
+        "at the length of a view",
         "crlf",
         "no final newline",
         "other separators",
@@ -92,9 +105,8 @@ def test_no_byte_is_lost_however_it_was_packed(
         is_packed = True
     packed = gzip.compress(content[:cut]) + gzip.compress(content[cut:]) if is_packed else content
     lines = lines_of(tmp_path_factory.getbasetemp(), packed)
-    assert "".join(lines) == content.decode(errors="backslashreplace")
+    assert lines == content.decode(errors="backslashreplace").removesuffix("\n").split("\n")[: len(lines)]
     assert len(lines) == content.count(b"\n") + (not content.endswith(b"\n") and content != b"")
-    assert all("\n" not in line[:-1] for line in lines)
 
 
 PACKED = gzip.compress(b"".join(b"line %d\n" % number for number in range(2000)))
@@ -176,7 +188,7 @@ def test_a_landed_file_knows_its_place_and_its_moment(tmp_path: Path) -> None:
     before = now() - timedelta(seconds=1)
     path = put(tmp_path, f"{HOUR}/a.gz", b"12345")
     os.utime(path, (0, 0))  # the content may be old; landing is not
-    [file] = find_landed_files(tmp_path, changed_since=None)
+    [file] = found(tmp_path)
     assert (file.name, file.directory, file.kind, file.byte_count) == (f"{HOUR}/a.gz", HOUR, "events", 5)
     assert file.path == path
     assert before <= file.landed_at <= now() + timedelta(seconds=1)
@@ -195,7 +207,6 @@ def test_files_in_the_making_are_invisible(tmp_path: Path) -> None:
 
 def test_a_landing_folder_that_is_not_there_is_empty(tmp_path: Path) -> None:
     assert names(tmp_path / "nowhere") == []
-    assert folder_signature(tmp_path / "nowhere") == ()
 
 
 def test_only_folders_changed_since_are_looked_into(tmp_path: Path) -> None:
@@ -217,11 +228,81 @@ def test_a_folder_whose_time_was_set_back_is_still_found(tmp_path: Path) -> None
 
 def test_the_signature_changes_when_a_file_lands_and_only_then(tmp_path: Path) -> None:
     put(tmp_path, f"{HOUR}/a.gz", b"")
-    first = folder_signature(tmp_path)
+    landing = Landing(tmp_path)
+    first = landing.signature()
     put(tmp_path, "manifest.json", b"{}")
-    assert folder_signature(tmp_path) == first
+    assert landing.signature() == first
     time.sleep(0.03)  # folder times move with the kernel's clock tick
     put(tmp_path, f"{HOUR}/b.gz", b"")
-    second = folder_signature(tmp_path)
+    second = landing.signature()
     put(tmp_path, "events/2026/11/23/10/c.gz", b"")
-    assert len({first, second, folder_signature(tmp_path)}) == 3
+    assert len({first, second, landing.signature()}) == 3
+    assert Landing(tmp_path).signature() == landing.signature()
+
+
+def hour_folders(landing: Path, *, days: int) -> list[Path]:
+    """Empty folders of hours, the newest (HOUR) last."""
+    hours = [datetime(2026, 11, 23, 9) - timedelta(hours=hour) for hour in range(24 * days)]
+    folders = [landing / f"events/{hour:%Y/%m/%d/%H}" for hour in reversed(hours)]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    return folders
+
+
+def test_a_look_goes_to_a_few_folders_however_many_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hour_folders(tmp_path, days=60)
+    landing = Landing(tmp_path)
+    landing.look()
+    assert len(landing._newest) <= 31
+    with monkeypatch.context() as patch:
+        patch.delattr(Landing, "_walk")  # what goes to all of them
+        first = landing.signature()
+        time.sleep(0.03)
+        put(tmp_path, f"{HOUR}/a.gz", b"")
+        assert landing.signature() != first
+    put(tmp_path, "events/2026/11/23/10/b.gz", b"")  # the first file of an hour
+    landing.look()
+    assert [file.name for file in landing.find(nothing_settled)] == [f"{HOUR}/a.gz", "events/2026/11/23/10/b.gz"]
+
+
+def test_what_lands_late_in_an_older_hour_is_seen_at_the_next_look_everywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = hour_folders(tmp_path, days=3)
+    landing = Landing(tmp_path)
+    first = landing.signature()
+    time.sleep(0.03)
+    put(tmp_path, f"{folders[0].relative_to(tmp_path)}/late.gz", b"")
+    assert landing.signature() == first
+    later = time.monotonic() + EVERYWHERE_SECONDS
+    monkeypatch.setattr(landed_files.time, "monotonic", lambda: later)
+    assert landing.signature() != first
+    assert [file.path.name for file in landing.find(nothing_settled)] == ["late.gz"]
+
+
+def test_a_file_is_found_until_it_is_settled_and_again_when_it_is_put_again(tmp_path: Path) -> None:
+    put(tmp_path, f"{HOUR}/a.gz", b"one")
+    landing = Landing(tmp_path)
+    landing.begin(None)
+    settled: dict[str, int] = {}
+
+    def find() -> list[LandedFile]:
+        landing.look()
+        return landing.find(lambda name, inode: settled.get(name) == inode)
+
+    [first] = find()
+    assert find() == [first]
+    settled[first.name] = first.inode
+    assert find() == []
+    put(tmp_path, f"{HOUR}/a.gz", b"again")
+    [second] = find()
+    assert (second.name, second.byte_count) == (first.name, 5)
+
+
+def test_folders_that_go_are_forgotten(tmp_path: Path) -> None:
+    folders = hour_folders(tmp_path, days=2)
+    landing = Landing(tmp_path)
+    first = landing.signature()
+    shutil.rmtree(folders[-1])
+    assert landing.signature() != first
+    assert landing.find(nothing_settled) == []

@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from kurashiru_pipeline.environment import Settings
-from kurashiru_pipeline.warehouse import ducklake
-from kurashiru_pipeline.warehouse.base import LoadReport
+from kurashiru_pipeline.warehouse import ducklake_loader, landed_files
+from kurashiru_pipeline.warehouse.base import LoadReport, Waiting
+from kurashiru_pipeline.warehouse.ducklake_loader import Loader
 from tests.traffic import put
 from tests.warehouse.small_lake import Lake
 
@@ -87,7 +88,7 @@ def recorded(lake: Lake) -> list[tuple[str, str]]:
 
 
 def test_lines_arrive_whole_with_where_and_when(lake: Lake) -> None:
-    before = ducklake.utc_now()
+    before = ducklake_loader.utc_now()
     lake.land(f"{HOUR}/a.gz", gzip.compress(b'{"a": 1}\r\n\n  \xff \x00\nlast'))
     report = lake.load()
     assert loaded_lines(lake) == [
@@ -98,7 +99,7 @@ def test_lines_arrive_whole_with_where_and_when(lake: Lake) -> None:
     ]
     [(landed_at, loaded_at)] = lake.rows("select distinct landed_at, loaded_at from raw.behavior_events")
     assert before - timedelta(seconds=1) <= landed_at <= loaded_at + timedelta(seconds=1)
-    assert before <= loaded_at <= ducklake.utc_now()
+    assert before <= loaded_at <= ducklake_loader.utc_now()
     assert (report.line_count, report.files, report.failed, report.ignored) == (4, {"events": 1}, (), ())
     assert report.delays == (((loaded_at - landed_at).total_seconds(), 4),)
     assert report.is_complete
@@ -195,13 +196,20 @@ def test_a_line_limit_splits_a_backlog_and_skips_nothing(lake: Lake) -> None:
 @pytest.fixture
 def hurry(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """Puts the loader's clock ahead an hour, so that everything landed so far lies in folders at rest."""
-    ahead = timedelta(hours=1)
-    return lambda: monkeypatch.setattr(ducklake, "utc_now", lambda: datetime.now(tz=UTC).replace(tzinfo=None) + ahead)
+
+    def ahead() -> datetime:
+        return datetime.now(tz=UTC).replace(tzinfo=None) + timedelta(hours=1)
+
+    def hurry() -> None:
+        monkeypatch.setattr(ducklake_loader, "utc_now", ahead)
+        monkeypatch.setattr(landed_files, "utc_now", ahead)
+
+    return hurry
 
 
-@pytest.mark.parametrize("is_first", [True, False])
+@pytest.mark.parametrize(("is_first", "is_one_process"), [(True, True), (True, False), (False, False)])
 def test_files_left_over_by_the_limit_are_found_though_their_folder_is_at_rest(
-    lake: Lake, hurry: Callable[[], None], is_first: bool
+    lake: Lake, hurry: Callable[[], None], is_first: bool, is_one_process: bool
 ) -> None:
     """The watermark of the scan must not pass files that were seen but not loaded."""
     if not is_first:
@@ -212,10 +220,18 @@ def test_files_left_over_by_the_limit_are_found_though_their_folder_is_at_rest(
     hurry()
     reports = [lake.load(max_lines=1)]
     while not reports[-1].is_complete:
+        if not is_one_process:
+            lake.reopen()
         assert lake.warehouse.has_landed_files()
+        waiting = lake.warehouse.waiting_files()
+        assert waiting is not None
+        assert waiting == reports[-1].waiting
+        assert waiting.file_count == 7 - sum(report.line_count for report in reports)
+        assert waiting.oldest_landed_at is not None
         reports.append(lake.load(max_lines=1))
     assert len(reports) > 2
     assert sum(report.line_count for report in reports) == 7
+    assert reports[-1].waiting == lake.warehouse.waiting_files() == Waiting(0, 0, None)
     assert not lake.warehouse.has_landed_files()
 
 
@@ -224,16 +240,53 @@ def test_a_rescan_finds_what_lies_in_a_folder_at_rest(lake: Lake, hurry: Callabl
     lake.land(f"{HOUR}/a.gz", ["one"])
     lake.load()
     lake.land(f"{HOUR}/b.gz", ["two"])
+    lake.reopen()
     assert not lake.warehouse.has_landed_files()
     assert lake.load() == LoadReport.nothing(is_complete=True)
     assert lake.load(is_rescan=True).line_count == 1
+
+
+def test_what_lands_in_any_folder_between_loads_is_loaded_next(lake: Lake) -> None:
+    hours = [f"events/2026/{month:02}/03/{hour:02}" for month in (7, 9, 11) for hour in (0, 5, 9)]
+    for number, hour in enumerate(hours):
+        lake.land(f"{hour}/{number}.gz", ["line"])
+        assert lake.warehouse.has_landed_files()
+        assert lake.load().line_count == 1
+    for number, hour in enumerate(hours):
+        lake.land(f"{hour}/late-{number}.gz", ["line"])
+        assert lake.load().line_count == 1
+    assert lake.load() == LoadReport.nothing(is_complete=True)
+    lake.reopen()
+    assert lake.load(is_rescan=True) == LoadReport.nothing(is_complete=True)
+
+
+def test_a_file_put_again_before_it_is_loaded_is_loaded_as_it_is_then(lake: Lake) -> None:
+    for name in ("a", "b", "c"):
+        lake.land(f"{HOUR}/{name}.gz", ["old"])
+    assert lake.load(max_lines=1).line_count == 2
+    lake.land(f"{HOUR}/c.gz", ["new", "lines"])
+    assert lake.load().line_count == 2
+    assert [line for _, _, line in loaded_lines(lake)] == ["old", "old", "new", "lines"]
+
+
+def test_after_giving_way_the_lake_is_asked_again(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process may have loaded meanwhile what this one has seen and left."""
+    for name in ("a", "b", "c"):
+        lake.land(f"{HOUR}/{name}.gz", ["line"])
+    assert lake.load(max_lines=1).waiting == lake.warehouse.waiting_files()
+    other = Loader(lake.settings, lake.connection, "realtime", lake.warehouse.transact, is_only_writer=True)
+    assert other.load_landed_files(max_lines=10).line_count == 1
+    monkeypatch.setattr(lake.warehouse._lock, "give_way", lambda: True)
+    assert lake.warehouse.give_way()
+    assert lake.load() == LoadReport.nothing(is_complete=True)
+    assert lake.count("raw.loaded_files") == 3
 
 
 def test_a_failed_transaction_leaves_no_trace(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     lake.land(f"{HOUR}/a.gz", ["one"])
     land_recipes(lake, "r", recipes(("r1", "first", DAY)))
     with monkeypatch.context() as patch:
-        patch.setitem(ducklake._FILE_COLUMNS, "surplus", pa.string())
+        patch.setitem(ducklake_loader._FILE_COLUMNS, "surplus", pa.string())
         with pytest.raises(Exception, match=r"(surplus|columns)"):
             lake.load()
     assert (lake.count("raw.behavior_events"), lake.count("raw.loaded_files"), titles(lake)) == (0, 0, {})

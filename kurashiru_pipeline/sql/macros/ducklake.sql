@@ -9,25 +9,34 @@
 {%- macro json_or_null(text) -%}
 case when json_valid({{ text }}) and not contains({{ text }}, '�') then {{ text }} end
 {%- endmacro -%}
-{%- macro is_json_object(value) %}json_type({{ value }}) = 'OBJECT'{% endmacro -%}
-{#- All fields of a JSON object in one reading: a list of JSON values, in the order of `fields`. -#}
-{%- macro document(value) -%}
-json_extract({{ value }}, [{% for field in fields %}'$.{{ field }}'{{ ', ' if not loop.last }}{% endfor %}])
+{%- macro is_json_object(value) -%}
+case when starts_with({{ value }}, '{') then true else json_type({{ value }}) = 'OBJECT' end
 {%- endmacro -%}
-{#- A field that must be a JSON string: its text, or null when absent or of another type. -#}
+{#- All fields of a JSON object in one reading: a struct of JSON values; absent and JSON's null are both null. -#}
+{%- macro document(value) -%}
+json_transform({{ value }}, '{ {%- for field in fields %}"{{ field }}": "JSON"{{ ', ' if not loop.last }}{% endfor -%} }')
+{%- endmacro -%}
+{#- A field that must be a JSON string: its text, or null when absent or of another type. A string without escapes says
+    literally what it means. -#}
 {%- macro document_text(document, field) -%}
-case when starts_with({{ document }}[{{ fields.index(field) + 1 }}], '"')
-    then {{ document }}[{{ fields.index(field) + 1 }}] ->> '$' end
+case when starts_with({{ document }}.{{ field }}, '"') then
+    case
+        when contains({{ document }}.{{ field }}, '\') then {{ document }}.{{ field }} ->> '$'
+        else substring({{ document }}.{{ field }}, 2, length({{ document }}.{{ field }}) - 2)
+    end
+end
 {%- endmacro -%}
 {#- A field that must be a JSON object: its JSON, or null when absent or of another type. -#}
 {%- macro document_object(document, field) -%}
-case when starts_with({{ document }}[{{ fields.index(field) + 1 }}], '{')
-    then {{ document }}[{{ fields.index(field) + 1 }}] end
+case when starts_with({{ document }}.{{ field }}, '{') then {{ document }}.{{ field }} end
 {%- endmacro -%}
 {#- A field's JSON, whatever its type; null when absent or JSON's null. -#}
-{%- macro document_value(document, field) -%}
-nullif({{ document }}[{{ fields.index(field) + 1 }}], 'null')
-{%- endmacro -%}
+{%- macro document_value(document, field) %}{{ document }}.{{ field }}{% endmacro -%}
+{#- A UUID of a text in the form of a UUID; a moment of a text in the contract's form of a time. -#}
+{%- macro to_uuid(text) %}try_cast({{ text }} as uuid){% endmacro -%}
+{%- macro to_moment(text) %}try_cast({{ text }} as timestamp){% endmacro -%}
+{#- A row of user_id for each of a list of texts. -#}
+{%- macro each(names) %}select unnest(list_value{{ names }}) as user_id{% endmacro -%}
 {%- macro json_text(value, field) %}({{ value }} ->> '$.{{ field }}'){% endmacro -%}
 {%- macro seconds_between(earlier, later) %}(date_diff('microsecond', {{ earlier }}, {{ later }}) / 1000000){% endmacro -%}
 {%- macro plus_hours(moment, hours) %}({{ moment }} + to_hours({{ hours }})){% endmacro -%}

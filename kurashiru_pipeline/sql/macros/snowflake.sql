@@ -15,6 +15,9 @@ case when not contains({{ text }}, '�') then try_parse_json({{ text }}, 'd') e
 {%- macro document_text(document, field) %}as_varchar({{ document }}['{{ field }}']){% endmacro -%}
 {%- macro document_object(document, field) %}as_object({{ document }}['{{ field }}']){% endmacro -%}
 {%- macro document_value(document, field) %}strip_null_value({{ document }}['{{ field }}']){% endmacro -%}
+{%- macro to_uuid(text) %}lower({{ text }}){% endmacro -%}
+{%- macro to_moment(text) %}try_cast(rtrim({{ text }}, 'Z') as timestamp){% endmacro -%}
+{%- macro each(names) %}select value::varchar as user_id from table(flatten(input => array_construct{{ names }})){% endmacro -%}
 {%- macro json_text(value, field) %}{{ value }}['{{ field }}']::varchar{% endmacro -%}
 {%- macro seconds_between(earlier, later) -%}
 (cast(datediff('microsecond', {{ earlier }}, {{ later }}) as double) / 1000000)
